@@ -1,0 +1,87 @@
+"""The two ways to say no: `Refused` answers one command, `Disconnect` closes the connection.
+
+Both may be raised from any layer. Whatever else is raised is a bug: it is answered with ``internal_error`` and logged.
+
+The same codes serve the websocket (`protocol.envelope.Error`) and HTTP (``application/problem+json``, RFC 9457).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from protocol.closing import CloseCode
+
+
+class ErrorCode(StrEnum):
+    """A stable reason, its HTTP status, whether the same request may succeed later, and a sentence that says what to do."""
+
+    status: int
+    retryable: bool
+    advice: str
+
+    def __new__(cls, code: str, status: int, retryable: bool, advice: str) -> ErrorCode:
+        """Make a member that carries what clients of either side need."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.status = status
+        member.retryable = retryable
+        member.advice = advice
+        return member
+
+    MALFORMED = "malformed", 400, False, "Send one message per frame, encoded as the negotiated subprotocol says."
+    UNKNOWN_TYPE = "unknown_type", 400, False, "Use a message type of this protocol version; see the documents."
+    INVALID = "invalid", 422, False, "Correct the field that `path` names."
+    HELLO_FIRST = "hello_first", 401, False, "Send hello with an access token before anything else."
+    HELLO_AGAIN = "hello_again", 409, False, "This connection has already said hello. Use token.refresh for a new token."
+    TOKEN_INVALID = "token_invalid", 401, False, "Sign in again and use the new access token."
+    TOKEN_EXPIRED = "token_expired", 401, False, "Refresh the access token, then try again."
+    SESSION_ENDED = "session_ended", 401, False, "Sign in again."
+    CREDENTIALS_REFUSED = "credentials_refused", 401, False, "Check the e-mail address and the password."
+    FORBIDDEN = "forbidden", 403, False, "Only the author, the host or a moderator may do this."
+    ORIGIN_REFUSED = "origin_refused", 403, False, "Use an origin that this server allows."
+    HOST_REFUSED = "host_refused", 400, False, "Use a host name that this server answers to."
+    NOT_FOUND = "not_found", 404, False, "It does not exist, or is not open to you."
+    METHOD_REFUSED = "method_refused", 405, False, "Use one of the methods that the Allow header names."
+    NOT_IN_ROOM = "not_in_room", 409, False, "Join the looproom first."
+    PREMIUM_REQUIRED = "premium_required", 402, False, "Your preview of this looproom is over. Subscribe to stay."
+    TEXT_EMPTY = "text_empty", 422, False, "Write something: nothing readable is left of this text."
+    KEY_REUSED = "key_reused", 409, False, "This key was used for something else. Make a new key for each new thing."
+    EMAIL_TAKEN = "email_taken", 409, False, "There is an account with this address. Sign in instead."
+    PASSWORD_WEAK = "password_weak", 422, False, "Choose a password of 8 to 1,024 characters that is not a common one."
+    TOO_MANY_ROOMS = "too_many_rooms", 409, False, "Leave a looproom before you join another."
+    TOO_LARGE = "too_large", 413, False, "Send less in one request."
+    MEDIA_TYPE_REFUSED = "media_type_refused", 415, False, "Send application/json."
+    RATE_LIMITED = "rate_limited", 429, True, "Wait for `retry_after` seconds, then try again."
+    BUSY = "busy", 503, True, "The server has more to do than it can carry. Wait for `retry_after` seconds."
+    UNAVAILABLE = "unavailable", 503, True, "A store is out of reach. Wait for `retry_after` seconds, then try again."
+    INTERNAL = "internal_error", 500, True, "Something went wrong here. It was noted; try again."
+
+
+class Refused(Exception):  # noqa: N818 - it is not an error of ours; the field's word is "refused"
+    """A command or a request is answered with an error; nothing else happens.
+
+    `message` defaults to the code's own advice; `retry_after` is in seconds; `path` names a field as ``$.room``.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str | None = None,
+        *,
+        retry_after: float | None = None,
+        path: str | None = None,
+    ) -> None:
+        super().__init__(message or code.advice)
+        self.code = code
+        self.message = message or code.advice
+        self.retry_after = retry_after
+        self.path = path
+
+
+class Disconnect(Exception):  # noqa: N818 - see Refused
+    """The connection is closed with `code`; `reason` is cut to what a close frame holds (RFC 6455, section 5.5)."""
+
+    def __init__(self, code: CloseCode, reason: str | None = None) -> None:
+        super().__init__(reason or code.meaning)
+        self.code = code
+        self.reason = reason or code.meaning

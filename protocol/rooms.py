@@ -1,0 +1,146 @@
+"""Rooms: discover looprooms, join and leave them, and follow a host's cues."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from protocol.chat import Line
+from protocol.envelope import Answer, Command, Epoch, Event, Offset, Person, RoomId, RoomRef
+from protocol.presence import Confidence
+from protocol.reactions import Reaction
+
+
+class ContentKind(StrEnum):
+    """What a looproom plays."""
+
+    VIDEO = "VIDEO"
+    AUDIO = "AUDIO"
+    TEXT = "TEXT"
+    MIXED = "MIXED"
+
+
+class RoomStatus(StrEnum):
+    """Who can find a looproom: everyone only when it is published."""
+
+    DRAFT = "DRAFT"
+    PUBLISHED = "PUBLISHED"
+    ARCHIVED = "ARCHIVED"
+    RESTRICTED = "RESTRICTED"
+
+
+class Room(Struct, omit_defaults=True, kw_only=True):
+    """A looproom as it stands in the catalogue. `preview_seconds` counts only where `premium` is true."""
+
+    id: RoomId
+    slug: str
+    title: str
+    description: str
+    category: str
+    host: Person
+    content: ContentKind
+    status: RoomStatus = RoomStatus.PUBLISHED
+    thumbnail: str | None = None
+    duration_seconds: int | None = None
+    difficulty: str | None = None
+    premium: bool = False
+    preview_seconds: int = 0
+    live: bool = False
+
+
+class RoomsListed(Answer, tag="room.listed"):
+    """One page of the catalogue; `next` is the `after` of the following one, absent on the last."""
+
+    rooms: list[Room]
+    next: str | None = None
+
+
+class ListRooms(Command[RoomsListed], tag="room.list"):
+    """Published looprooms by title, all or of one category (its slug)."""
+
+    category: Annotated[str, Meta(pattern="^[a-z0-9-]{1,64}$")] | None = None
+    after: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,200}$")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+
+
+class RoomFound(Answer, tag="room.found"):
+    """The looproom that was asked for."""
+
+    room: Room
+
+
+class GetRoom(Command[RoomFound], tag="room.get"):
+    """One looproom, without joining it."""
+
+    room: RoomRef
+
+
+class RoomJoined(Answer, tag="room.joined"):
+    """You are in. The snapshot below is complete up to `offset`; every later event of the room follows.
+
+    `online` to `typing` mean what they mean in `protocol.presence.RoomState`. `recent` are the newest lines, oldest
+    first. `preview_ends_in` (seconds) is there for a free member in a premium looproom.
+    """
+
+    room: Room
+    epoch: Epoch
+    offset: Offset
+    online: int
+    members: list[Person]
+    complete: bool = True
+    reactions: dict[Reaction, int]
+    confidence: Confidence
+    typing: list[Person] = []
+    recent: list[Line]
+    preview_ends_in: float | None = None
+
+
+class JoinRoom(Command[RoomJoined], tag="room.join"):
+    """Enter a looproom: its events come from now on. Joining again answers with a new snapshot."""
+
+    room: RoomRef
+
+
+class RoomLeft(Answer, tag="room.left"):
+    """No event of `room` follows."""
+
+    room: RoomId
+
+
+class LeaveRoom(Command[RoomLeft], tag="room.leave"):
+    """Leave a looproom on this connection. Others see you leave when none of your connections is in it."""
+
+    room: RoomRef
+
+
+class CueSent(Answer, tag="cue.sent"):
+    """The cue is on its way."""
+
+
+class SendCue(Command[CueSent], tag="cue.send"):
+    """The host of a looproom gives everyone in it a cue ("breathe in"). It is passing: not stored, not replayed."""
+
+    room: RoomRef
+    cue: Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class Cue(Event, tag="room.cue"):
+    """The host's cue, for now only."""
+
+    room: RoomId
+    cue: str
+
+
+class Departure(Event, tag="room.departure"):
+    """You were taken out of a looproom; `code` is an error code, `message` says what to do."""
+
+    room: RoomId
+    code: str
+    message: str
+
+
+Commands = ListRooms | GetRoom | JoinRoom | LeaveRoom | SendCue
+Answers = RoomsListed | RoomFound | RoomJoined | RoomLeft | CueSent
+Events = Cue | Departure

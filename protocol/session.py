@@ -1,0 +1,131 @@
+"""Session: the first word, coming back, and staying who you are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from protocol.chat import Line
+from protocol.envelope import (
+    Answer,
+    Command,
+    Epoch,
+    Event,
+    Milliseconds,
+    Offset,
+    Person,
+    RoomId,
+    RoomRef,
+    SessionId,
+)
+from protocol.presence import RoomState
+
+Token = Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class Position(Struct, kw_only=True):
+    """How far a client has come in a room: it has seen everything up to `offset` of `epoch`."""
+
+    room: RoomRef
+    epoch: Annotated[str, Meta(max_length=128)]
+    offset: Offset
+
+
+class Resumed(Struct, omit_defaults=True, kw_only=True):
+    """What became of one position.
+
+    `recovered`: exactly the `missed` events after the position follow, in order, as ordinary events; the client's copy
+    of the room stays valid. Otherwise either `error` says why the room could not be entered again, or the client's copy
+    is worth nothing and `recent` and `state` replace it; the next event is the one after `offset`.
+    """
+
+    room: RoomRef
+    recovered: bool
+    id: RoomId | None = None
+    epoch: Epoch | None = None
+    offset: Offset = 0
+    missed: int = 0
+    state: RoomState | None = None
+    recent: list[Line] = []
+    error: str | None = None
+    message: str | None = None
+
+
+class Welcome(Answer, tag="welcome"):
+    """The connection has a session.
+
+    `heartbeat` is the most seconds of silence before the server pings; `expires_in` is the seconds that the access token
+    still lives; `server_time` is in milliseconds since 1970.
+    """
+
+    session: SessionId
+    user: Person
+    epoch: Epoch
+    heartbeat: float
+    expires_in: float
+    server_time: Milliseconds
+    resumed: list[Resumed] = []
+
+
+class Hello(Command[Welcome], tag="hello"):
+    """The first message: who I am, and where I was. At most 4 KiB, at most 5 s after the connection opened."""
+
+    token: Token
+    resume: Annotated[list[Position], Meta(max_length=64)] = []
+
+
+class TokenRefreshed(Answer, tag="token.refreshed"):
+    """The new token counts from now; it expires in `expires_in` seconds."""
+
+    expires_in: float
+
+
+class RefreshToken(Command[TokenRefreshed], tag="token.refresh"):
+    """Go on with a new access token of the same session."""
+
+    token: Token
+
+
+class Seen(Struct, kw_only=True):
+    """The last offset that a client has shown in a room."""
+
+    room: RoomId
+    offset: Offset
+
+
+class Ponged(Answer, tag="session.ponged"):
+    """The server is alive; `server_time` is in milliseconds since 1970."""
+
+    server_time: Milliseconds
+
+
+class Ping(Command[Ponged], tag="session.ping"):
+    """Are you there? For clients that cannot see websocket pings (a browser's page); may tell what it has seen."""
+
+    seen: Annotated[list[Seen], Meta(max_length=64)] = []
+
+
+class TokenExpiring(Event, tag="token.expiring"):
+    """Send token.refresh within `expires_in` seconds, or the connection is closed with 4001 soon after."""
+
+    expires_in: float
+
+
+class Drain(Event, tag="session.drain"):
+    """This node is about to stop: reconnect (and resume) in `reconnect_in` seconds."""
+
+    reconnect_in: float
+
+
+class Shed(Event, tag="session.shed"):
+    """You read too slowly for a while: so many passing frames were dropped, so many rooms' states were merged."""
+
+    passing: int
+    latest: int
+
+
+Commands = Hello | RefreshToken | Ping
+Answers = Welcome | TokenRefreshed | Ponged
+Events = TokenExpiring | Drain | Shed
+
