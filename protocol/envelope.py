@@ -46,7 +46,7 @@ class Message(Struct, tag_field="type", omit_defaults=True, kw_only=True):
     """Anything that travels over the connection."""
 
 
-class Answer(Message):
+class Answer(Message, kw_only=True):
     """The one reply to a command; `id` is the command's."""
 
     id: CommandId
@@ -55,7 +55,7 @@ class Answer(Message):
 AnswerT = TypeVar("AnswerT", bound=Answer)
 
 
-class Command(Message, Generic[AnswerT]):
+class Command(Message, Generic[AnswerT], kw_only=True):
     """A request by the client. Its type parameter is what answers it, so ``await client.call(SendChat(...))`` is typed."""
 
     id: CommandId = 0
@@ -65,7 +65,7 @@ class Event(Message):
     """Something that the server pushes."""
 
 
-class Error(Message, tag="error"):
+class Error(Message, tag="error", kw_only=True):
     """A command was refused; or, without `id`, a message could not be read well enough to find one.
 
     `code` is stable, `message` is a sentence that says what to do, `retry_after` is in seconds, `path` is the field of a

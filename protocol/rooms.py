@@ -77,7 +77,7 @@ class GetRoom(Command[RoomFound], tag="room.get"):
     room: RoomRef
 
 
-class RoomJoined(Answer, tag="room.joined"):
+class RoomJoined(Answer, tag="room.joined", kw_only=True):
     """You are in. The snapshot below is complete up to `offset`; every later event of the room follows.
 
     `online` to `typing` mean what they mean in `protocol.presence.RoomState`. `recent` are the newest lines, oldest
