@@ -54,14 +54,14 @@ class RoomsListed(Answer, tag="room.listed"):
     """One page of the catalogue; `next` is the `after` of the following one, absent on the last."""
 
     rooms: list[Room]
-    next: str | None = None
+    next: RoomId | None = None
 
 
 class ListRooms(Command[RoomsListed], tag="room.list"):
     """Published looprooms by title, all or of one category (its slug)."""
 
     category: Annotated[str, Meta(pattern="^[a-z0-9-]{1,64}$")] | None = None
-    after: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,200}$")] | None = None
+    after: RoomId | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
 
 

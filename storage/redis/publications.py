@@ -29,6 +29,8 @@ class Kind(IntEnum):
     """Delivered now or never."""
     CHANGE = 4
     """Something ephemeral that nodes merge into their pulses; for nodes, not for clients."""
+    PULSE = 5
+    """Made by a node for its own members, never published; the newest state of a room is enough."""
 
 
 class Packet(Struct, gc=False):

@@ -1,0 +1,437 @@
+"""One client's connection: the only file of the hub that knows a transport.
+
+Handshake, framing, masking, size limits, pings and closing are the `websockets` library's (its sans-I/O `ServerProtocol`,
+RFC 6455); what goes out to many is framed by the hub itself and written straight to the transport. A connection has one
+entry in the hub's wheel for all its deadlines, no task and no timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from websockets.exceptions import InvalidHandshake
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from protocol.closing import CloseCode
+from protocol.codec import CODECS, JSON
+from protocol.contract import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
+from protocol.envelope import Command, Message, Person, RoomId, SessionId, UserId
+from protocol.frames import deflated_frame, server_frame
+from protocol.session import Shed, TokenExpiring
+from server.hub.fanout import frames
+from server.hub.limits import Bucket
+from server.hub.members import Dialect, Room
+from server.hub.outbox import Outbox
+from storage.redis.publications import Kind, Packet
+
+if TYPE_CHECKING:
+    from server.hub.hub import Hub
+
+HELLO_BYTES: Final = 4096
+MOST_FRAGMENTS: Final = 64
+PIECE: Final = 4096
+"""Bytes given to the parser at once: the most tiny frames (680) whose objects exist before the limits are looked at."""
+EXPIRING_SECONDS: Final = 60.0
+"""How long before its end a token is announced as expiring."""
+EXPIRED_GRACE_SECONDS: Final = 30.0
+CLOSE_SECONDS: Final = 3.0
+"""How long a peer has to answer a close before the transport is dropped."""
+CONTROL_RATE: Final = 20.0
+CONTROL_BURST: Final = 200.0
+
+_LOGGER = logging.getLogger("looprooms.connection")
+_QUIET = logging.getLogger("looprooms.websockets")
+_QUIET.setLevel(logging.WARNING)
+_DEFLATE = [ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)]
+
+
+class Session:
+    """Who is on a connection. What they may do is read from here, so a change takes effect at once, everywhere."""
+
+    __slots__ = ("expires_at", "id", "role", "tier", "user", "user_id", "warned")
+
+    def __init__(self, session: SessionId, user: Person, *, role: str, tier: str, expires_at: float) -> None:
+        self.id = session
+        self.user = user
+        self.user_id: UserId = user.id
+        self.role = role
+        self.tier = tier
+        self.expires_at = expires_at
+        """When the access token ends, in loop time."""
+        self.warned = False
+
+    @property
+    def moderates(self) -> bool:
+        """Whether this person may act on what others wrote."""
+        return self.role in ("MODERATOR", "ADMIN")
+
+    @property
+    def premium(self) -> bool:
+        """Whether premium rooms are open to this person."""
+        return self.tier != "FREE" or self.role in ("MODERATOR", "ADMIN")
+
+
+class Connection(asyncio.Protocol):
+    """A websocket from its handshake to its end."""
+
+    __slots__ = (
+        "_closing_at",
+        "_control",
+        "_fragments",
+        "_fragments_opcode",
+        "_heard_at",
+        "_hub",
+        "_lagging_since",
+        "_opened_at",
+        "_pinged_at",
+        "_protocol",
+        "_read_holds",
+        "_silence",
+        "alone",
+        "bucket",
+        "clean",
+        "codec",
+        "dialect",
+        "outbox",
+        "queue",
+        "rooms",
+        "running",
+        "session",
+        "slot",
+        "transport",
+        "write",
+    )
+
+    def __init__(self, hub: Hub, **_uvicorn: Any) -> None:
+        self._hub = hub
+        self.slot = 0
+        self.session: Session | None = None
+        self.rooms: dict[RoomId, Room] = {}
+        self.codec = JSON
+        self.dialect = Dialect.JSON
+        self.outbox: Outbox | None = None
+        """Only while the transport takes no more."""
+        self.clean = False
+        """Whether the client said goodbye (close code 1000)."""
+        self.queue: deque[Command[Any]] = deque()
+        """Commands that have not begun."""
+        self.running = 0
+        """Commands under way."""
+        self.alone = False
+        """Whether a command is under way that nothing may overlap."""
+        self._fragments: list[bytes] = []
+        self._fragments_opcode = Opcode.TEXT
+        self._read_holds: set[str] = set()
+        self._lagging_since: float | None = None
+        self._closing_at: float | None = None
+        self._pinged_at: float | None = None
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin: the request of the handshake comes next, as data."""
+        hub = self._hub
+        self.transport = cast(asyncio.Transport, transport)
+        self.write = self.transport.write
+        self.transport.set_write_buffer_limits(high=hub.limits.write_high)
+        now = hub.clock()
+        self._opened_at = self._heard_at = now
+        self._silence = hub.limits.heartbeat * random.uniform(0.8, 1.0)  # noqa: S311 - so that heartbeats don't line up
+        self.bucket = Bucket(hub.limits.commands_rate, hub.limits.commands_burst, now)
+        self._control = Bucket(CONTROL_RATE, CONTROL_BURST, now)
+        self._protocol = ServerProtocol(
+            origins=hub.limits.origins,
+            extensions=_DEFLATE,
+            subprotocols=[JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL],  # type: ignore[list-item] # NewType of str
+            max_size=hub.limits.message_bytes,
+            logger=_QUIET,
+        )
+        hub.members.connections.add(self)
+        if hub.server_state is not None:
+            hub.server_state.connections.add(self)
+        hub.wheel.watch(self, now + hub.limits.hello_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, in pieces, until the connection is closing."""
+        self._heard_at = self._hub.clock()
+        self._pinged_at = None
+        if len(data) <= PIECE:
+            self._feed(data)
+            return
+        for start in range(0, len(data), PIECE):
+            if self._closing_at is not None:
+                return
+            self._feed(data[start : start + PIECE])
+
+    def eof_received(self) -> bool:
+        """Take the end of the peer's bytes as the end of the connection."""
+        self._protocol.receive_eof()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave every room and forget the connection."""
+        hub = self._hub
+        hub.wheel.forget(self)
+        if hub.server_state is not None:
+            hub.server_state.connections.discard(self)
+        hub.members.gone(self)
+        self.queue.clear()
+        self.outbox = None
+        for room in list(self.rooms.values()):
+            hub.leave(self, room, at_once=self.clean)
+
+    def pause_writing(self) -> None:
+        """Stop writing and reading: whoever does not read is not listened to either."""
+        now = self._hub.clock()
+        self._lagging_since = now
+        self.outbox = Outbox(self._hub.limits.outbox_bytes)
+        for room in self.rooms.values():
+            room.changed()
+        self.hold_reading("writing")
+        self._hub.wheel.watch(self, now + self._hub.limits.slow_close)
+
+    def resume_writing(self) -> None:
+        """Deliver what waited, tell what was left out, and rejoin the fast lane."""
+        outbox = self.outbox
+        if outbox is None:
+            return
+        self.outbox = None
+        self._lagging_since = None
+        for room in self.rooms.values():
+            room.changed()
+        if data := outbox.take():
+            self.write(data)
+        if outbox.passing or outbox.stale:
+            self.send(Shed(passing=outbox.passing, latest=len(outbox.stale)))
+            for room_id in outbox.stale & self.rooms.keys():
+                self._hub.refresh(self, room_id)
+        self.release_reading("writing")
+
+    # What the wheel calls.
+
+    def on_deadline(self, now: float) -> float | None:
+        """Do what is due; return when something may be due next."""
+        limits = self._hub.limits
+        if self._closing_at is not None:
+            if now >= self._closing_at:
+                self.transport.abort()
+                return None
+            return self._closing_at
+        if self._lagging_since is not None and now >= self._lagging_since + limits.slow_close:
+            self.close(CloseCode.SLOW)
+            return self._closing_at
+        session = self.session
+        if session is None:
+            if now < self._opened_at + limits.hello_timeout:
+                return self._opened_at + limits.hello_timeout
+            if self._protocol.state is State.OPEN:
+                self.close(CloseCode.HELLO_TIMEOUT)
+                return self._closing_at
+            self.transport.abort()
+            return None
+        times = [self._heartbeat(now), self._expiry(session, now)]
+        if self._lagging_since is not None:
+            times.append(self._lagging_since + limits.slow_close)
+        return self._closing_at or min(times)
+
+    def _heartbeat(self, now: float) -> float:
+        if self._pinged_at is not None:
+            if now >= self._pinged_at + self._hub.limits.heartbeat_timeout:
+                self.close(CloseCode.SILENT)
+            return self._pinged_at + self._hub.limits.heartbeat_timeout
+        if now >= self._heard_at + self._silence:
+            self._protocol.send_ping(b"")
+            self._flush()
+            self._pinged_at = now
+            return now + self._hub.limits.heartbeat_timeout
+        return self._heard_at + self._silence
+
+    def _expiry(self, session: Session, now: float) -> float:
+        left = session.expires_at - now
+        if left <= -EXPIRED_GRACE_SECONDS:
+            self.close(CloseCode.TOKEN_EXPIRED)
+        elif left <= EXPIRING_SECONDS and not session.warned:
+            session.warned = True
+            self.send(TokenExpiring(expires_in=max(0.0, round(left, 3))))
+        if session.warned:
+            return session.expires_at + EXPIRED_GRACE_SECONDS
+        return session.expires_at - EXPIRING_SECONDS
+
+    # What the rest of the hub calls.
+
+    @property
+    def open(self) -> bool:
+        """Whether messages can still be sent."""
+        return self._closing_at is None and self._protocol.state is State.OPEN and not self.transport.is_closing()
+
+    def send(self, message: Message) -> None:
+        """Send one message to this client; it is never dropped while the connection lives."""
+        payload = self.codec.encode(message)
+        if self.dialect in (Dialect.JSON_DEFLATED, Dialect.MSGPACK_DEFLATED):
+            self._must(deflated_frame(self.codec.opcode, payload))
+        else:
+            self._must(server_frame(self.codec.opcode, payload))
+
+    def replay(self, packets: list[Packet]) -> None:
+        """Send events that were missed."""
+        if packets:
+            self._must(frames(packets, self.dialect))
+
+    def hold(self, room: Room, packets: list[Packet]) -> None:
+        """Take what a room says while the transport takes no more: keep, count or conflate by class."""
+        outbox = self.outbox
+        if outbox is None:  # caught up, or gone, since the audience was made
+            self.replay(packets)
+            return
+        must = [packet for packet in packets if packet.kind in (Kind.LINE, Kind.DURABLE)]
+        for packet in packets:
+            if packet.kind is Kind.PASSING:
+                outbox.drop()
+            elif packet.kind is Kind.PULSE:
+                outbox.conflate(room.id)
+        if must:
+            self._must(frames(must, self.dialect))
+
+    def close(self, code: CloseCode, reason: str | None = None) -> None:
+        """Close with `code`; the peer has `CLOSE_SECONDS` to answer."""
+        if self._closing_at is not None:
+            return
+        self._closing_at = self._hub.clock() + CLOSE_SECONDS
+        self._hub.closes[code] += 1
+        self.outbox = None
+        self.queue.clear()
+        if self._protocol.state is not State.OPEN:
+            self.transport.abort()
+            return
+        self._protocol.send_close(code, _cut(reason or code.meaning))
+        self._flush()
+        self.release_reading("writing")
+        self._hub.wheel.watch(self, self._closing_at)
+
+    def shutdown(self) -> None:
+        """Close because the node stops (the name that uvicorn calls)."""
+        self.close(CloseCode.DRAINING)
+
+    def hold_reading(self, why: str) -> None:
+        """Read no more until `release_reading` was called for every reason that there is."""
+        if not self._read_holds and not self.transport.is_closing():
+            self.transport.pause_reading()
+        self._read_holds.add(why)
+
+    def release_reading(self, why: str) -> None:
+        """Take one reason for not reading away."""
+        if why in self._read_holds:
+            self._read_holds.discard(why)
+            if not self._read_holds and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    # Bytes in and out.
+
+    def _must(self, data: bytes) -> None:
+        if self._closing_at is not None or self.transport.is_closing():
+            return
+        if self.outbox is None:
+            self.write(data)
+        elif not self.outbox.must(data, self.transport.get_write_buffer_size()):
+            self.close(CloseCode.SLOW)
+
+    def _feed(self, data: bytes) -> None:
+        protocol = self._protocol
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            if isinstance(event, Frame):
+                self._frame(event)
+            elif isinstance(event, Request):
+                self._handshake(event)
+        self._flush()
+        if protocol.close_expected() and self._closing_at is None:
+            self._closing_at = self._hub.clock() + CLOSE_SECONDS
+            self._hub.wheel.watch(self, self._closing_at)
+
+    def _flush(self) -> None:
+        for data in self._protocol.data_to_send():
+            if data:
+                if not self.transport.is_closing():
+                    self.write(data)
+            else:
+                self.transport.close()
+
+    def _handshake(self, request: Request) -> None:
+        protocol = self._protocol
+        if request.path.partition("?")[0] != "/ws":
+            response = protocol.reject(HTTPStatus.NOT_FOUND, "There is no websocket here; connect to /ws.\n")
+        elif not self._hub.limits.answers_to(request.headers.get_all("Host")):
+            response = protocol.reject(HTTPStatus.BAD_REQUEST, "This server does not answer to this host name.\n")
+        elif self._hub.draining:
+            response = protocol.reject(HTTPStatus.SERVICE_UNAVAILABLE, "This node is stopping; try again.\n")
+            response.headers["Retry-After"] = "1"
+        else:
+            response = protocol.accept(request)
+            if isinstance(protocol.handshake_exc, InvalidHandshake) and "Sec-WebSocket-Version" in str(
+                protocol.handshake_exc
+            ):
+                response = protocol.reject(HTTPStatus.UPGRADE_REQUIRED, "Use version 13 of the protocol.\n")
+                response.headers["Sec-WebSocket-Version"] = "13"
+        protocol.send_response(response)
+        if protocol.state is not State.OPEN:
+            self._hub.handshakes_refused += 1
+            return
+        self.codec = CODECS[cast(str, protocol.subprotocol)]
+        deflated = bool(protocol.extensions)
+        if self.codec is JSON:
+            self.dialect = Dialect.JSON_DEFLATED if deflated else Dialect.JSON
+        else:
+            self.dialect = Dialect.MSGPACK_DEFLATED if deflated else Dialect.MSGPACK
+
+    def _frame(self, frame: Frame) -> None:
+        if self._closing_at is not None:
+            return
+        opcode = frame.opcode
+        if opcode in (Opcode.TEXT, Opcode.BINARY) and frame.fin:
+            self._message(opcode, bytes(frame.data))
+        elif opcode is Opcode.CLOSE:
+            self.clean = self._protocol.close_rcvd is not None and self._protocol.close_rcvd.code == 1000
+        else:
+            self._control.take(self._heard_at)
+            if self._control.exhausted:
+                self.close(CloseCode.FLOODING)
+            elif opcode not in (Opcode.PING, Opcode.PONG):
+                self._fragment(frame)
+
+    def _fragment(self, frame: Frame) -> None:
+        if frame.opcode is not Opcode.CONT:
+            self._fragments_opcode = frame.opcode
+        self._fragments.append(bytes(frame.data))
+        if len(self._fragments) > MOST_FRAGMENTS:
+            self._fragments.clear()
+            self._protocol.fail(1009, f"a message may have at most {MOST_FRAGMENTS} fragments")
+        elif frame.fin:
+            whole = b"".join(self._fragments)
+            self._fragments.clear()
+            self._message(self._fragments_opcode, whole)
+
+    def _message(self, opcode: Opcode, data: bytes) -> None:
+        if opcode is Opcode.TEXT:
+            try:
+                data.decode()
+            except UnicodeDecodeError:
+                self._protocol.fail(1007, "a text message must be UTF-8")  # RFC 6455, section 8.1
+                return
+        if self.session is None and len(data) > HELLO_BYTES:
+            self.close(CloseCode.BAD_HELLO, f"hello is at most {HELLO_BYTES} bytes")
+        else:
+            self._hub.receive(self, opcode, data)
+
+
+def _cut(reason: str) -> str:
+    """Cut to the 123 bytes that a close frame holds, at a character (RFC 6455, section 5.5.1)."""
+    return reason.encode()[:123].decode(errors="ignore")

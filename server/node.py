@@ -1,0 +1,231 @@
+"""One node, put together by hand: stores, hub, domains, and the port. There are no globals; a process may run several."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+from websockets.typing import Origin
+
+from protocol.closing import CloseCode
+from protocol.envelope import RoomId, SessionId
+from protocol.presence import RoomPulse
+from server import chat as _chat_handlers  # noqa: F401 - importing a domain registers its handlers
+from server.chat import ChatHistory, ChatWriter
+from server.hub.connection import Connection
+from server.hub.dispatch import Dispatcher
+from server.hub.drain import drain
+from server.hub.hub import Hub, Limits
+from server.hub.members import Room
+from server.hub.subscriptions import Subscriptions
+from server.http.app import create_app
+from server.http.connection import HttpConnection
+from server.presence import PresenceTracker
+from server.reactions import ReactionWriter
+from server.rooms import Catalogue
+from server.session import LiveSessions, greet
+from server.settings import Settings
+from server.tokens import Tokens
+from storage import Stores
+from storage.chat import prune_keys
+from storage.postgres.pool import database_epoch, open_pool
+from storage.redis.broker import Broker
+from storage.redis.pool import open_redis
+from storage.redis.publications import NODE_ID_BYTES, Kind
+
+_LOGGER = logging.getLogger("looprooms.node")
+
+_KEYS_KEPT_HOURS = 24
+_HOUSEKEEPING_SECONDS = 600.0
+
+
+class Node:
+    """What a handler can reach. Made by `Node.open`."""
+
+    settings: Settings
+    stores: Stores
+    hub: Hub
+    tokens: Tokens
+    dispatcher: Dispatcher
+    subscriptions: Subscriptions
+    presence: PresenceTracker
+    sessions: LiveSessions
+    catalogue: Catalogue
+    chat: ChatWriter
+    reactions: ReactionWriter
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.id = os.urandom(NODE_ID_BYTES)
+        self.slugs: dict[str, RoomId] = {}
+        """The ids of rooms that were entered by their slug."""
+        self._background: list[asyncio.Task[Any]] = []
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Node:
+        """Open the stores and start everything but the port. Raises `Refused` (unavailable) when Postgres is not there."""
+        node = cls(settings)
+        loop = asyncio.get_running_loop()
+        pool = await open_pool(settings.database_url, size=settings.postgres_pool_size)
+        node.hub = Hub(_limits(settings), loop)
+        broker = Broker(
+            settings.redis_url,
+            node.id,
+            on_publication=lambda channel, data: node.subscriptions.received(channel, data),
+            on_restored=node._restored,
+        )
+        node.stores = Stores(pool, open_redis(settings.redis_url), broker, await database_epoch(pool))
+        node.tokens = Tokens(settings)
+        node.presence = PresenceTracker(node.id, node.stores, settings, emit=node._pulse)
+        node.subscriptions = Subscriptions(
+            node.hub,
+            broker,
+            ChatHistory(pool),
+            window=settings.replay_window,
+            opened=node.presence.open,
+            closed=node.presence.close,
+            changed=node.presence.receive,
+            idle=node.presence.idle,
+        )
+        node.sessions = LiveSessions(pool)
+        node.catalogue = Catalogue(pool, loop)
+        node.chat = ChatWriter(pool, node.subscriptions)
+        node.reactions = ReactionWriter(node)
+        node.dispatcher = Dispatcher(node, lambda connection, hello: greet(node, connection, hello))
+        node.hub.receive = node.dispatcher.receive
+        node.hub.left = node._left
+        node.hub.refresh = node._refresh
+        await broker.start()
+        node.hub.wheel.start(loop)
+        for work in (
+            node.subscriptions.run(),
+            node.presence.run(),
+            node.sessions.run(node),
+            node._keep_house(),
+        ):
+            node._background.append(loop.create_task(work))
+        return node
+
+    async def aclose(self) -> None:
+        """Finish what was begun and close the stores."""
+        await self.dispatcher.settle()
+        await self.chat.gather.drain()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.subscriptions.aclose()
+        await self.presence.aclose()
+        self.hub.wheel.stop()
+        await self.stores.broker.aclose()
+        await self.stores.redis.aclose()
+        await self.stores.pool.close()
+
+    def session_ended(self, session: SessionId) -> None:
+        """Close the connections of a session that was just ended."""
+        for connection in self.hub.members.of_session(session):
+            connection.close(CloseCode.SESSION_ENDED)
+
+    def _left(self, connection: Connection, room: Room, *, at_once: bool) -> None:
+        session = connection.session
+        assert session is not None
+        self.presence.leave(room.id, session.user_id, connection, at_once=at_once)
+
+    def _pulse(self, room: RoomId, pulse: RoomPulse) -> None:
+        active = self.hub.members.rooms.get(room)
+        if active is not None:
+            self.hub.tell(active, pulse, Kind.PULSE)
+
+    def _refresh(self, connection: Connection, room: RoomId) -> None:
+        connection.send(RoomPulse(room=room, state=self.presence.state(room)))
+
+    def _restored(self) -> None:
+        self.subscriptions.restored()
+        self.presence.restored()
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+            try:
+                await prune_keys(self.stores.pool, _KEYS_KEPT_HOURS)
+            except Exception:
+                _LOGGER.exception("old idempotency keys could not be forgotten")
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, without its signal handlers (the process has its own) and with a way to stop listening first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop_listening(self) -> None:
+        """Take no new connections."""
+        for server in self.servers:
+            server.close()
+
+
+async def serve_node(
+    settings: Settings,
+    *,
+    sockets: list[socket.socket],
+    stop: asyncio.Event,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Run a node on `sockets` until `stop` is set, then drain it.
+
+    `ready` is called when the node takes connections. Raises `Refused` (unavailable) when Postgres is not there.
+    """
+    node = await Node.open(settings)
+    server = _Server(
+        uvicorn.Config(
+            create_app(node),
+            http=HttpConnection,
+            ws=node.hub.connect,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=4096,
+            timeout_graceful_shutdown=3,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=sockets))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.005)
+        if ready is not None and server.started:
+            ready()
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        server.stop_listening()
+        await drain(node.hub, most=settings.drain_seconds)
+        server.should_exit = True
+        await serving
+    finally:
+        stopping.cancel()
+        await node.aclose()
+
+
+def _limits(settings: Settings) -> Limits:
+    origins: list[Origin | re.Pattern[str] | None] = [Origin(origin) for origin in settings.allowed_origins]
+    return Limits(
+        heartbeat=settings.heartbeat_seconds,
+        heartbeat_timeout=settings.heartbeat_timeout_seconds,
+        hello_timeout=settings.hello_timeout_seconds,
+        slow_close=settings.slow_close_seconds,
+        message_bytes=settings.max_message_bytes,
+        outbox_bytes=settings.outbox_limit_bytes,
+        commands_rate=settings.commands_per_second,
+        commands_burst=settings.commands_burst,
+        rooms=settings.max_rooms_per_connection,
+        origins=[*origins, None],  # a client that is not a browser sends no Origin
+        hosts=frozenset(host.lower() for host in settings.allowed_hosts),
+    )

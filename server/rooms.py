@@ -1,0 +1,202 @@
+"""Rooms: who may see and enter a looproom, the snapshot that one gets, previews, and a host's cues."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from protocol.chat import ChatLine, Line
+from protocol.envelope import RoomId, RoomRef
+from protocol.refusals import ErrorCode, Refused
+from protocol.rooms import (
+    Cue,
+    CueSent,
+    Departure,
+    GetRoom,
+    JoinRoom,
+    LeaveRoom,
+    ListRooms,
+    Room,
+    RoomFound,
+    RoomJoined,
+    RoomLeft,
+    RoomsListed,
+    RoomStatus,
+    SendCue,
+)
+from protocol.text import normalised
+from server.hub.connection import Connection, Session
+from server.hub.dispatch import Call, handles
+from server.hub.members import Room as ActiveRoom
+from storage import rooms
+from storage.postgres.gather import Gather
+from storage.postgres.pool import Pool
+from storage.redis.publications import Kind
+
+if TYPE_CHECKING:
+    from server.node import Node
+
+_LOGGER = logging.getLogger("looprooms.rooms")
+
+RECENT_LINES: Final = 50
+FRESH_SECONDS: Final = 1.0
+"""How long a catalogue entry serves without being read again: a storm of joins is one statement a second."""
+
+_lines = msgspec.json.Decoder(ChatLine)
+
+
+class Catalogue:
+    """Rooms by slug or id, read once for all who ask at the same time."""
+
+    def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
+        self._pool = pool
+        self._clock = loop.time
+        self._gather: Gather[str, Room] = Gather(self._read)
+        self._known: dict[str, tuple[float, Room]] = {}
+        self._reading: dict[str, asyncio.Future[Room]] = {}
+
+    async def find(self, ref: RoomRef) -> Room:
+        """Return a room, whatever its status. Raises `Refused` (not_found)."""
+        known = self._known.get(ref)
+        if known is not None and self._clock() - known[0] < FRESH_SECONDS:
+            return known[1]
+        reading = self._reading.get(ref)
+        if reading is None:
+            reading = self._reading[ref] = self._gather.submit(ref)
+            reading.add_done_callback(lambda _: self._reading.pop(ref, None))
+        return await asyncio.shield(reading)
+
+    async def _read(self, refs: Sequence[str]) -> Sequence[Room | Exception]:
+        found = await rooms.by_refs(self._pool, refs)
+        now = self._clock()
+        if len(self._known) > 10_000:
+            self._known.clear()
+        for ref, room in found.items():
+            self._known[ref] = now, room
+        return [found.get(ref) or Refused(ErrorCode.NOT_FOUND) for ref in refs]
+
+
+def visible(room: Room, session: Session) -> bool:
+    """Say whether a person may know of a room. A draft, an archived and a restricted one are their host's alone."""
+    return room.status is RoomStatus.PUBLISHED or room.host.id == session.user_id or session.moderates
+
+
+class Admission(msgspec.Struct):
+    """A person may enter a room; `preview` is the seconds that are left of it, None where there is no limit."""
+
+    room: Room
+    preview: float | None
+
+
+async def admit(node: Node, session: Session, ref: RoomRef) -> Admission:
+    """Decide whether a person may enter a room. Raises `Refused`: not_found, premium_required."""
+    room = await node.catalogue.find(ref)
+    if not visible(room, session):
+        raise Refused(ErrorCode.NOT_FOUND)
+    if not room.premium or session.premium or room.host.id == session.user_id:
+        return Admission(room, None)
+    left = room.preview_seconds - await rooms.open_preview(node.stores.pool, room.id, session.user_id)
+    if left <= 0:
+        raise Refused(ErrorCode.PREMIUM_REQUIRED)
+    return Admission(room, left)
+
+
+def enter(node: Node, connection: Connection, active: ActiveRoom, admission: Admission) -> None:
+    """Put a connection into a room. From here on it gets every event, so its snapshot must be taken in the same turn."""
+    session = connection.session
+    assert session is not None
+    node.hub.enter(connection, active)
+    node.presence.enter(active.id, session.user, connection)
+    node.slugs[admission.room.slug] = active.id
+    if admission.preview is not None:
+        node.hub.loop.call_later(admission.preview, _end_preview, node, connection, active)
+
+
+def recent_lines(active: ActiveRoom) -> list[Line]:
+    """Return the newest lines of a room from memory, oldest first."""
+    recent: list[Line] = []
+    for packet in active.replay.newest():
+        if packet.kind is Kind.LINE:
+            recent.append(_lines.decode(packet.json).line)
+            if len(recent) == RECENT_LINES:
+                break
+    recent.reverse()
+    return recent
+
+
+def _end_preview(node: Node, connection: Connection, active: ActiveRoom) -> None:
+    session = connection.session
+    if active.id in connection.rooms and session is not None and not session.premium:
+        node.hub.leave(connection, active, at_once=True)
+        code = ErrorCode.PREMIUM_REQUIRED
+        connection.send(Departure(room=active.id, code=code, message=code.advice))
+
+
+@handles(ListRooms)
+async def list_rooms(call: Call, command: ListRooms) -> RoomsListed:
+    """Page through the published rooms."""
+    page = await rooms.published(call.node.stores.pool, command.category, command.after, command.limit)
+    return RoomsListed(id=command.id, rooms=page.rooms, next=page.rooms[-1].id if page.more else None)
+
+
+@handles(GetRoom)
+async def get_room(call: Call, command: GetRoom) -> RoomFound:
+    """Look at one room."""
+    room = await call.node.catalogue.find(command.room)
+    if not visible(room, call.session):
+        raise Refused(ErrorCode.NOT_FOUND)
+    return RoomFound(id=command.id, room=room)
+
+
+@handles(JoinRoom, alone=True)
+async def join(call: Call, command: JoinRoom) -> RoomJoined:
+    """Enter a room, or take a new snapshot of one that one is in."""
+    node = call.node
+    admission = await admit(node, call.session, command.room)
+    room = admission.room
+    if room.id not in call.connection.rooms and len(call.connection.rooms) >= node.hub.limits.rooms:
+        raise Refused(ErrorCode.TOO_MANY_ROOMS)
+    active = await node.subscriptions.open(room.id)
+    if call.connection.open:
+        enter(node, call.connection, active, admission)
+    state = node.presence.state(room.id)
+    return RoomJoined(
+        id=command.id,
+        room=room,
+        epoch=node.stores.epoch,
+        offset=active.replay.last,
+        online=state.online,
+        members=state.members,
+        complete=state.complete,
+        reactions=state.reactions,
+        confidence=state.confidence,
+        typing=state.typing,
+        recent=recent_lines(active),
+        preview_ends_in=admission.preview,
+    )
+
+
+@handles(LeaveRoom, alone=True)
+def leave(call: Call, command: LeaveRoom) -> RoomLeft:
+    """Leave a room on this connection."""
+    active = call.room(command.room)
+    call.node.hub.leave(call.connection, active, at_once=True)
+    return RoomLeft(id=command.id, room=active.id)
+
+
+@handles(SendCue)
+async def send_cue(call: Call, command: SendCue) -> CueSent:
+    """Give everyone in the room a cue: the host may."""
+    active = call.room(command.room)
+    if (await call.node.catalogue.find(str(active.id))).host.id != call.session.user_id:
+        raise Refused(ErrorCode.FORBIDDEN, "Only the host of a looproom gives its cues.")
+    cue = normalised(command.cue)
+    if not cue:
+        raise Refused(ErrorCode.TEXT_EMPTY, path="$.cue")
+    packet = call.node.hub.tell(active, Cue(room=active.id, cue=cue), Kind.PASSING)
+    call.node.subscriptions.publish_passing(active, packet)
+    return CueSent(id=command.id)

@@ -1,0 +1,224 @@
+"""Session: hello and coming back, staying with a new token, and what ends a live session.
+
+The access token only proves who asks and for which session. What a person may do is read from the live session, which is
+loaded at hello and read again every `SWEEP_SECONDS`, because the event that announces a change may be lost on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from protocol.closing import CloseCode
+from protocol.envelope import Error, Person, SessionId
+from protocol.presence import RoomState
+from protocol.refusals import Disconnect, ErrorCode, Refused
+from protocol.session import Hello, Ping, Ponged, Position, RefreshToken, Resumed, TokenRefreshed, Welcome
+from server.hub.connection import Connection, Session
+from server.hub.dispatch import Call, handles
+from server.hub.members import Room
+from server.rooms import Admission, admit, enter, recent_lines
+from server.tokens import Claims
+from storage.postgres.gather import Gather
+from storage.postgres.pool import Pool
+from storage.redis.publications import Packet
+from storage.session import LiveSession, live_sessions
+
+if TYPE_CHECKING:
+    from server.node import Node
+
+_LOGGER = logging.getLogger("looprooms.session")
+
+SWEEP_SECONDS: Final = 15.0
+
+
+class LiveSessions:
+    """Reads sessions from Postgres: one statement for all who say hello at the same time."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._gather: Gather[SessionId, LiveSession] = Gather(self._read)
+
+    async def find(self, session: SessionId) -> LiveSession:
+        """Return a live session. Raises `Refused` (session_ended) when there is none."""
+        return await self._gather.submit(session)
+
+    async def _read(self, sessions: Sequence[SessionId]) -> Sequence[LiveSession | Exception]:
+        found = await live_sessions(self._pool, list(sessions))
+        return [found.get(session) or Refused(ErrorCode.SESSION_ENDED) for session in sessions]
+
+    async def sweep(self, node: Node) -> None:
+        """Read every session that is connected here again, and act on what changed."""
+        ids = node.hub.members.sessions()
+        if not ids:
+            return
+        found = await live_sessions(self._pool, ids)
+        for session in ids:
+            for connection in node.hub.members.of_session(session):
+                _apply(connection, found.get(session))
+
+    async def run(self, node: Node) -> None:
+        """Sweep, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self.sweep(node)
+            except Refused:
+                _LOGGER.warning("sessions could not be read again: Postgres is out of reach")
+
+
+def ended_code(live: LiveSession | None) -> CloseCode | None:
+    """Return the code to close a connection of this session with; None while the session lives."""
+    if live is not None and live.banned:
+        return CloseCode.BANNED
+    if live is None or live.ended:
+        return CloseCode.SESSION_ENDED
+    return None
+
+
+def _apply(connection: Connection, live: LiveSession | None) -> None:
+    session = connection.session
+    assert session is not None
+    if (code := ended_code(live)) is not None:
+        connection.close(code)
+    elif live is not None:
+        session.role = live.role
+        session.tier = live.tier
+
+
+async def greet(node: Node, connection: Connection, command: Hello) -> None:
+    """Answer the first message: check the token, load the session, rejoin rooms and replay what was missed."""
+    try:
+        claims = node.tokens.verify(command.token)
+        live = await node.sessions.find(claims.session)
+    except Refused as refused:
+        _turn_away(connection, command, refused)
+        return
+    if (code := ended_code(live)) is not None or live.user_id != claims.user:
+        raise Disconnect(code or CloseCode.TOKEN_REFUSED)
+    session = Session(
+        live.id,
+        Person(id=live.user_id, name=live.name, avatar=live.avatar),
+        role=live.role,
+        tier=live.tier,
+        expires_at=_in_loop_time(node, claims),
+    )
+    places = (_prepare(node, session, position) for position in _distinct(node, command.resume))
+    ready = await asyncio.gather(*places)
+    if not connection.open:
+        return
+    connection.session = session
+    node.hub.members.signed_in(connection)
+    # From here to the end without a wait: the snapshot, the replay and what follows must join on exactly.
+    resumed: list[Resumed] = []
+    replays: list[list[Packet]] = []
+    for place in ready:
+        result, packets = _take_up(node, connection, place)
+        resumed.append(result)
+        replays.append(packets)
+    connection.send(
+        Welcome(
+            id=command.id,
+            session=session.id,
+            user=session.user,
+            epoch=node.stores.epoch,
+            heartbeat=node.hub.limits.heartbeat,
+            expires_in=round(claims.expires_at - time.time(), 3),
+            server_time=int(time.time() * 1000),
+            resumed=resumed,
+        )
+    )
+    for packets in replays:
+        connection.replay(packets)
+
+
+def _turn_away(connection: Connection, command: Hello, refused: Refused) -> None:
+    connection.send(
+        Error(id=command.id, code=refused.code, message=refused.message, retry_after=refused.retry_after)
+    )
+    if refused.code is ErrorCode.TOKEN_EXPIRED:
+        connection.close(CloseCode.TOKEN_EXPIRED)
+    elif refused.code is ErrorCode.SESSION_ENDED:
+        connection.close(CloseCode.SESSION_ENDED)
+    elif refused.code is ErrorCode.TOKEN_INVALID:
+        connection.close(CloseCode.TOKEN_REFUSED)
+    else:
+        connection.close(CloseCode.BUSY, refused.message)
+
+
+def _in_loop_time(node: Node, claims: Claims) -> float:
+    return node.hub.clock() + claims.expires_at - time.time()
+
+
+def _distinct(node: Node, positions: Sequence[Position]) -> list[Position]:
+    """One position per room, no more rooms than a connection may be in: a longer list costs nothing more."""
+    return list({position.room: position for position in positions}.values())[: node.hub.limits.rooms]
+
+
+class _Place:
+    """A position that was looked at: where it leads, or why not."""
+
+    __slots__ = ("active", "admission", "covered", "position", "refused")
+
+    def __init__(self, position: Position) -> None:
+        self.position = position
+        self.active: Room | None = None
+        self.admission: Admission | None = None
+        self.covered = False
+        self.refused: Refused | None = None
+
+
+async def _prepare(node: Node, session: Session, position: Position) -> _Place:
+    place = _Place(position)
+    try:
+        place.admission = await admit(node, session, position.room)
+        place.active = await node.subscriptions.open(place.admission.room.id)
+        if position.epoch == node.stores.epoch:
+            place.covered = await node.subscriptions.covering(place.active, position.offset)
+    except Refused as refused:
+        place.refused = refused
+    return place
+
+
+def _take_up(node: Node, connection: Connection, place: _Place) -> tuple[Resumed, list[Packet]]:
+    position = place.position
+    if place.refused is not None or place.active is None or place.admission is None:
+        refused = place.refused or Refused(ErrorCode.NOT_FOUND)
+        return Resumed(room=position.room, recovered=False, error=refused.code, message=refused.message), []
+    active = place.active
+    enter(node, connection, active, place.admission)
+    missed = active.replay.since(position.offset) if place.covered else None
+    state: RoomState = node.presence.state(active.id)
+    result = Resumed(
+        room=position.room,
+        id=active.id,
+        recovered=missed is not None,
+        epoch=node.stores.epoch,
+        offset=active.replay.last,
+        missed=len(missed or ()),
+        state=state,
+        recent=[] if missed is not None else recent_lines(active),
+    )
+    return result, missed or []
+
+
+@handles(RefreshToken)
+async def refresh(call: Call, command: RefreshToken) -> TokenRefreshed:
+    """Go on with a new token: it must be of the same session."""
+    claims = call.node.tokens.verify(command.token)
+    if claims.session != call.session.id or claims.user != call.session.user_id:
+        raise Refused(ErrorCode.TOKEN_INVALID, "Refresh with a token of the session that said hello.")
+    live = await call.node.sessions.find(claims.session)
+    _apply(call.connection, live)
+    call.session.expires_at = _in_loop_time(call.node, claims)
+    call.session.warned = False
+    return TokenRefreshed(id=command.id, expires_in=round(claims.expires_at - time.time(), 3))
+
+
+@handles(Ping)
+def ping(call: Call, command: Ping) -> Ponged:
+    """Answer a client that cannot see websocket pings."""
+    return Ponged(id=command.id, server_time=int(time.time() * 1000))

@@ -1,0 +1,100 @@
+"""Looprooms in Postgres: the catalogue, and previews of premium rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import asyncpg
+from msgspec import Struct
+
+from protocol.envelope import Person, RoomId, UserId
+from protocol.rooms import ContentKind, Room, RoomStatus
+from storage.postgres.pool import Pool, answering
+
+_ROOM = """
+    r.id, r.slug, r.title, r.description, r.category, r.content::text, r.status::text, r.thumbnail, r.duration_seconds,
+    r.difficulty, r.premium, r.preview_seconds, r.live,
+    u.id as host_id, u.name as host_name, u.avatar as host_avatar
+"""
+
+BY_REFS = f"""
+select {_ROOM}
+from rooms r join users u on u.id = r.host_id
+where r.slug = any($1::text[]) or r.id = any($2::uuid[])
+"""
+
+PUBLISHED = f"""
+select {_ROOM}
+from rooms r join users u on u.id = r.host_id
+where r.status = 'PUBLISHED' and ($1::text is null or r.category = $1)
+  and ($2::uuid is null or (r.title, r.id) > (select title, id from rooms where id = $2))
+order by r.title, r.id limit $3
+"""
+
+OPEN_PREVIEW = """
+with opened as (
+    insert into previews (room_id, user_id) values ($1, $2)
+    on conflict (room_id, user_id) do update set room_id = excluded.room_id
+    returning opened_at
+)
+select extract(epoch from now() - opened_at)::float8 as used from opened
+"""
+
+
+class Page(Struct, kw_only=True):
+    """Rooms by title; `more` says whether there are further ones."""
+
+    rooms: list[Room]
+    more: bool
+
+
+async def by_refs(pool: Pool, refs: Sequence[str]) -> dict[str, Room]:
+    """Return the rooms with these slugs or ids, whatever their status, by what they were asked as."""
+    ids = {ref: room for ref in refs if (room := _as_id(ref)) is not None}
+    async with answering(pool) as connection:
+        rooms = [_room(row) for row in await connection.fetch(BY_REFS, refs, list(ids.values()))]
+    by_slug = {room.slug: room for room in rooms}
+    by_id = {room.id: room for room in rooms}
+    found = {ref: by_id.get(ids[ref]) if ref in ids else by_slug.get(ref) for ref in refs}
+    return {ref: room for ref, room in found.items() if room is not None}
+
+
+async def published(pool: Pool, category: str | None, after: RoomId | None, limit: int) -> Page:
+    """Return a page of published rooms, of one category or of all, in the order of titles, after a room."""
+    async with answering(pool) as connection:
+        rows = await connection.fetch(PUBLISHED, category, after, limit + 1)
+    return Page(rooms=[_room(row) for row in rows[:limit]], more=len(rows) > limit)
+
+
+async def open_preview(pool: Pool, room: RoomId, user: UserId) -> float:
+    """Open a free member's preview of a premium room, or find it open; return the seconds since it was opened."""
+    async with answering(pool) as connection:
+        used: float = await connection.fetchval(OPEN_PREVIEW, room, user)
+    return used
+
+
+def _as_id(ref: str) -> RoomId | None:
+    try:
+        return RoomId(UUID(ref))
+    except ValueError:
+        return None
+
+
+def _room(row: asyncpg.Record) -> Room:
+    return Room(
+        id=row["id"],
+        slug=row["slug"],
+        title=row["title"],
+        description=row["description"],
+        category=row["category"],
+        host=Person(id=row["host_id"], name=row["host_name"], avatar=row["host_avatar"]),
+        content=ContentKind(row["content"]),
+        status=RoomStatus(row["status"]),
+        thumbnail=row["thumbnail"],
+        duration_seconds=row["duration_seconds"],
+        difficulty=row["difficulty"],
+        premium=row["premium"],
+        preview_seconds=row["preview_seconds"],
+        live=row["live"],
+    )
