@@ -78,6 +78,7 @@ class Pulse:
         self._typing: list[Person] | None = []
         self._confidence: Confidence | None = Confidence(mean=0.0, count=0)
         self._totals: dict[Reaction, Total] = {}
+        self._counted = False
         self._reactors: deque[Reactor] = deque(maxlen=NAMED)
 
     def touch(self, user: UserId, before: Person | None) -> None:
@@ -90,19 +91,21 @@ class Pulse:
 
         Commits may come late or in any order: the total of the highest revision counts.
         """
-        known = self._totals.get(kind)
-        if known is None:
-            known = self._totals[kind] = Total(total - added)
-        if revision > known.revision:
-            known.now = total
-            known.revision = revision
+        self._count(kind, total, revision, unheard=total - added)
 
-    def counted(self, kind: Reaction, *, total: int, revision: int) -> None:
-        """Note a total that was read from where it is kept, not seen to change."""
+    def counted(self, totals: Mapping[Reaction, tuple[int, int]]) -> None:
+        """Note all totals, each with its revision, as they were read from where they are kept."""
+        for kind, (total, revision) in totals.items():
+            self._count(kind, total, revision, unheard=total)
+        self._counted = True
+
+    def _count(self, kind: Reaction, total: int, revision: int, *, unheard: int) -> None:
         known = self._totals.get(kind)
-        if known is None:
-            known = self._totals[kind] = Total(total)
-            known.mixed = True
+        if (
+            known is None
+        ):  # there were none; or, if the totals were never read, `unheard` that members must learn of
+            known = self._totals[kind] = Total(0 if self._counted else unheard)
+            known.mixed = not self._counted
         if revision > known.revision:
             known.now = total
             known.revision = revision
