@@ -38,7 +38,7 @@ from protocol.refusals import ErrorCode, Refused
 
 Value = bytes | str | int | float
 ReplyT = TypeVar("ReplyT")
-ReplyCo = TypeVar("ReplyCo", covariant=True)
+Reply_co = TypeVar("Reply_co", covariant=True)
 
 _AWAY = (
     "OOM",
@@ -65,11 +65,11 @@ class RedisAway(Refused):
         return f"Redis is away: {self.cause}"
 
 
-class Command(Struct, Generic[ReplyCo], frozen=True):
+class Command(Struct, Generic[Reply_co], frozen=True):
     """What to send, and how to read what comes back."""
 
     args: tuple[Value, ...]
-    read: Callable[[Any], ReplyCo]
+    read: Callable[[Any], Reply_co]
 
 
 class Redis:
