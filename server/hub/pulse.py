@@ -15,7 +15,7 @@ a whole state.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Final, Protocol
 
@@ -38,8 +38,8 @@ class View(Protocol):
         """Everyone who is here."""
 
     @property
-    def typing(self) -> Sequence[Person]:
-        """Everyone here who is writing."""
+    def typing(self) -> Iterable[Person]:
+        """Everyone here who is writing, those who began first at the front."""
 
     @property
     def confidence(self) -> Confidence:
