@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Self
 
 
 class CloseCode(IntEnum):
@@ -14,7 +15,7 @@ class CloseCode(IntEnum):
 
     meaning: str
 
-    def __new__(cls, code: int, meaning: str) -> CloseCode:
+    def __new__(cls, code: int, meaning: str) -> Self:
         """Make a member that carries its sentence for people."""
         member = int.__new__(cls, code)
         member._value_ = code

@@ -22,7 +22,14 @@ BINARY: Final = 0x2
 class Unreadable(Refused):
     """A message that is not a message of the contract. `id` is the command's, if that much could be read."""
 
-    def __init__(self, code: ErrorCode, message: str | None = None, *, id: int | None, path: str | None) -> None:  # noqa: A002 - the field's name on the wire
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str | None = None,
+        *,
+        id: int | None,  # noqa: A002 - the field's name on the wire
+        path: str | None,
+    ) -> None:
         super().__init__(code, message, path=path)
         self.id = id
 
@@ -79,7 +86,9 @@ class Codec:
         return Unreadable(ErrorCode.INVALID, f"{problem} (at {path}).", id=found, path=path)
 
 
-JSON: Final = Codec(JSON_SUBPROTOCOL, TEXT, msgspec.json.Encoder().encode, lambda t: msgspec.json.Decoder(t).decode)
+JSON: Final = Codec(
+    JSON_SUBPROTOCOL, TEXT, msgspec.json.Encoder().encode, lambda t: msgspec.json.Decoder(t).decode
+)
 MSGPACK: Final = Codec(
     MSGPACK_SUBPROTOCOL, BINARY, msgspec.msgpack.Encoder().encode, lambda t: msgspec.msgpack.Decoder(t).decode
 )

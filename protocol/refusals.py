@@ -8,6 +8,7 @@ The same codes serve the websocket (`protocol.envelope.Error`) and HTTP (``appli
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 from protocol.closing import CloseCode
 
@@ -19,7 +20,7 @@ class ErrorCode(StrEnum):
     retryable: bool
     advice: str
 
-    def __new__(cls, code: str, status: int, retryable: bool, advice: str) -> ErrorCode:
+    def __new__(cls, code: str, status: int, retryable: bool, advice: str) -> Self:  # noqa: FBT001 - a row of a table
         """Make a member that carries what clients of either side need."""
         member = str.__new__(cls, code)
         member._value_ = code
@@ -28,11 +29,26 @@ class ErrorCode(StrEnum):
         member.advice = advice
         return member
 
-    MALFORMED = "malformed", 400, False, "Send one message per frame, encoded as the negotiated subprotocol says."
-    UNKNOWN_TYPE = "unknown_type", 400, False, "Use a message type of this protocol version; see the documents."
+    MALFORMED = (
+        "malformed",
+        400,
+        False,
+        "Send one message per frame, encoded as the negotiated subprotocol says.",
+    )
+    UNKNOWN_TYPE = (
+        "unknown_type",
+        400,
+        False,
+        "Use a message type of this protocol version; see the documents.",
+    )
     INVALID = "invalid", 422, False, "Correct the field that `path` names."
     HELLO_FIRST = "hello_first", 401, False, "Send hello with an access token before anything else."
-    HELLO_AGAIN = "hello_again", 409, False, "This connection has already said hello. Use token.refresh for a new token."
+    HELLO_AGAIN = (
+        "hello_again",
+        409,
+        False,
+        "This connection has already said hello. Use token.refresh for a new token.",
+    )
     TOKEN_INVALID = "token_invalid", 401, False, "Sign in again and use the new access token."
     TOKEN_EXPIRED = "token_expired", 401, False, "Refresh the access token, then try again."
     SESSION_ENDED = "session_ended", 401, False, "Sign in again."
@@ -43,17 +59,37 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "not_found", 404, False, "It does not exist, or is not open to you."
     METHOD_REFUSED = "method_refused", 405, False, "Use one of the methods that the Allow header names."
     NOT_IN_ROOM = "not_in_room", 409, False, "Join the looproom first."
-    PREMIUM_REQUIRED = "premium_required", 402, False, "Your preview of this looproom is over. Subscribe to stay."
+    PREMIUM_REQUIRED = (
+        "premium_required",
+        402,
+        False,
+        "Your preview of this looproom is over. Subscribe to stay.",
+    )
     TEXT_EMPTY = "text_empty", 422, False, "Write something: nothing readable is left of this text."
-    KEY_REUSED = "key_reused", 409, False, "This key was used for something else. Make a new key for each new thing."
+    KEY_REUSED = (
+        "key_reused",
+        409,
+        False,
+        "This key was used for something else. Make a new key for each new thing.",
+    )
     EMAIL_TAKEN = "email_taken", 409, False, "There is an account with this address. Sign in instead."
-    PASSWORD_WEAK = "password_weak", 422, False, "Choose a password of 8 to 1,024 characters that is not a common one."
+    PASSWORD_WEAK = (
+        "password_weak",
+        422,
+        False,
+        "Choose a password of 8 to 1,024 characters that is not a common one.",
+    )
     TOO_MANY_ROOMS = "too_many_rooms", 409, False, "Leave a looproom before you join another."
     TOO_LARGE = "too_large", 413, False, "Send less in one request."
     MEDIA_TYPE_REFUSED = "media_type_refused", 415, False, "Send application/json."
     RATE_LIMITED = "rate_limited", 429, True, "Wait for `retry_after` seconds, then try again."
     BUSY = "busy", 503, True, "The server has more to do than it can carry. Wait for `retry_after` seconds."
-    UNAVAILABLE = "unavailable", 503, True, "A store is out of reach. Wait for `retry_after` seconds, then try again."
+    UNAVAILABLE = (
+        "unavailable",
+        503,
+        True,
+        "A store is out of reach. Wait for `retry_after` seconds, then try again.",
+    )
     INTERNAL = "internal_error", 500, True, "Something went wrong here. It was noted; try again."
 
 

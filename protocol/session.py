@@ -113,7 +113,7 @@ class TokenExpiring(Event, tag="token.expiring"):
 
 
 class Drain(Event, tag="session.drain"):
-    """This node is about to stop: reconnect (and resume) in `reconnect_in` seconds."""
+    """Your node is about to stop: reconnect (and resume) in `reconnect_in` seconds."""
 
     reconnect_in: float
 
@@ -128,4 +128,3 @@ class Shed(Event, tag="session.shed"):
 Commands = Hello | RefreshToken | Ping
 Answers = Welcome | TokenRefreshed | Ponged
 Events = TokenExpiring | Drain | Shed
-

@@ -112,7 +112,11 @@ async def send(call: Call, command: SendChat) -> ChatSent:
     room = call.member_of(command.room)
     said = await call.node.chat.gather.submit(
         NewLine(
-            id=LineId(uuid7()), room=room, author=call.session.user, text=_readable(command.text), key=command.key
+            id=LineId(uuid7()),
+            room=room,
+            author=call.session.user,
+            text=_readable(command.text),
+            key=command.key,
         )
     )
     return ChatSent(id=command.id, line=said.line, offset=said.line.offset)

@@ -9,28 +9,27 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from websockets.typing import Origin
 
-from protocol.closing import CloseCode
 from protocol.envelope import RoomId, SessionId
 from protocol.presence import RoomPulse
 from server import chat as _chat_handlers  # noqa: F401 - importing a domain registers its handlers
 from server.chat import ChatHistory, ChatWriter
+from server.http.app import create_app
+from server.http.connection import HttpConnection
 from server.hub.connection import Connection
 from server.hub.dispatch import Dispatcher
 from server.hub.drain import drain
 from server.hub.hub import Hub, Limits
 from server.hub.members import Room
 from server.hub.subscriptions import Subscriptions
-from server.http.app import create_app
-from server.http.connection import HttpConnection
 from server.presence import PresenceTracker
 from server.reactions import ReactionWriter
 from server.rooms import Catalogue
-from server.session import LiveSessions, greet
+from server.session import CHANNEL, Announcements, Changed, LiveSessions, greet
 from server.settings import Settings
 from server.tokens import Tokens
 from storage import Stores
@@ -57,6 +56,7 @@ class Node:
     subscriptions: Subscriptions
     presence: PresenceTracker
     sessions: LiveSessions
+    announcements: Announcements
     catalogue: Catalogue
     chat: ChatWriter
     reactions: ReactionWriter
@@ -78,7 +78,7 @@ class Node:
         broker = Broker(
             settings.redis_url,
             node.id,
-            on_publication=lambda channel, data: node.subscriptions.received(channel, data),
+            on_publication=node._received,
             on_restored=node._restored,
         )
         node.stores = Stores(pool, open_redis(settings.redis_url), broker, await database_epoch(pool))
@@ -95,6 +95,7 @@ class Node:
             idle=node.presence.idle,
         )
         node.sessions = LiveSessions(pool)
+        node.announcements = Announcements(node)
         node.catalogue = Catalogue(pool, loop)
         node.chat = ChatWriter(pool, node.subscriptions)
         node.reactions = ReactionWriter(node)
@@ -103,11 +104,12 @@ class Node:
         node.hub.left = node._left
         node.hub.refresh = node._refresh
         await broker.start()
+        await broker.subscribe(CHANNEL)
         node.hub.wheel.start(loop)
         for work in (
             node.subscriptions.run(),
             node.presence.run(),
-            node.sessions.run(node),
+            node.sessions.run(node.hub.members),
             node._keep_house(),
         ):
             node._background.append(loop.create_task(work))
@@ -128,9 +130,14 @@ class Node:
         await self.stores.pool.close()
 
     def session_ended(self, session: SessionId) -> None:
-        """Close the connections of a session that was just ended."""
-        for connection in self.hub.members.of_session(session):
-            connection.close(CloseCode.SESSION_ENDED)
+        """Tell every node that a session was ended; its connections are closed within moments."""
+        self.announcements.announce(Changed(sessions=[session]))
+
+    def _received(self, channel: str, publication: bytes) -> None:
+        if channel == CHANNEL:
+            self.announcements.received(publication)
+        else:
+            self.subscriptions.received(channel, publication)
 
     def _left(self, connection: Connection, room: Room, *, at_once: bool) -> None:
         session = connection.session
@@ -187,7 +194,7 @@ async def serve_node(
         uvicorn.Config(
             create_app(node),
             http=HttpConnection,
-            ws=node.hub.connect,
+            ws=cast("Any", node.hub.connect),  # uvicorn calls it like a class
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -200,7 +207,7 @@ async def serve_node(
     serving = asyncio.create_task(server.serve(sockets=sockets))
     stopping = asyncio.create_task(stop.wait())
     try:
-        while not server.started and not serving.done():
+        while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.005)
         if ready is not None and server.started:
             ready()

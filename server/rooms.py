@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from protocol.chat import ChatLine, Line
-from protocol.envelope import RoomId, RoomRef
+from protocol.envelope import RoomRef
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import (
     Cue,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger("looprooms.rooms")
 
 RECENT_LINES: Final = 50
+STORM_PAUSE: Final = 0.03
+"""Seconds between two reads of the catalogue."""
 FRESH_SECONDS: Final = 1.0
 """How long a catalogue entry serves without being read again: a storm of joins is one statement a second."""
 
@@ -55,7 +57,7 @@ class Catalogue:
     def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
         self._pool = pool
         self._clock = loop.time
-        self._gather: Gather[str, Room] = Gather(self._read)
+        self._gather: Gather[str, Room] = Gather(self._read, pause=STORM_PAUSE)
         self._known: dict[str, tuple[float, Room]] = {}
         self._reading: dict[str, asyncio.Future[Room]] = {}
 

@@ -12,19 +12,22 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+from msgspec import Struct
+
 from protocol.closing import CloseCode
-from protocol.envelope import Error, Person, SessionId
+from protocol.envelope import Error, Person, SessionId, UserId
 from protocol.presence import RoomState
 from protocol.refusals import Disconnect, ErrorCode, Refused
 from protocol.session import Hello, Ping, Ponged, Position, RefreshToken, Resumed, TokenRefreshed, Welcome
 from server.hub.connection import Connection, Session
 from server.hub.dispatch import Call, handles
-from server.hub.members import Room
+from server.hub.members import Members, Room
 from server.rooms import Admission, admit, enter, recent_lines
 from server.tokens import Claims
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
-from storage.redis.publications import Packet
+from storage.redis.publications import Kind, Packet, unpack
 from storage.session import LiveSession, live_sessions
 
 if TYPE_CHECKING:
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger("looprooms.session")
 
 SWEEP_SECONDS: Final = 15.0
+STORM_PAUSE: Final = 0.03
+"""Seconds between two reads of sessions: in a storm of reconnects one statement serves all who came meanwhile."""
+CHANNEL: Final = "lr:nodes"
+"""What every node hears."""
 
 
 class LiveSessions:
@@ -40,7 +47,7 @@ class LiveSessions:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._gather: Gather[SessionId, LiveSession] = Gather(self._read)
+        self._gather: Gather[SessionId, LiveSession] = Gather(self._read, pause=STORM_PAUSE)
 
     async def find(self, session: SessionId) -> LiveSession:
         """Return a live session. Raises `Refused` (session_ended) when there is none."""
@@ -50,24 +57,64 @@ class LiveSessions:
         found = await live_sessions(self._pool, list(sessions))
         return [found.get(session) or Refused(ErrorCode.SESSION_ENDED) for session in sessions]
 
-    async def sweep(self, node: Node) -> None:
-        """Read every session that is connected here again, and act on what changed."""
-        ids = node.hub.members.sessions()
-        if not ids:
+    async def look_again(self, members: Members, sessions: Sequence[SessionId]) -> None:
+        """Read sessions that are connected here again, and act on what changed."""
+        if not sessions:
             return
-        found = await live_sessions(self._pool, ids)
-        for session in ids:
-            for connection in node.hub.members.of_session(session):
+        found = await live_sessions(self._pool, list(sessions))
+        for session in sessions:
+            for connection in members.of_session(session):
                 _apply(connection, found.get(session))
 
-    async def run(self, node: Node) -> None:
-        """Sweep, for ever."""
+    async def run(self, members: Members) -> None:
+        """Look at all of them again every `SWEEP_SECONDS`, for ever."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
-                await self.sweep(node)
+                await self.look_again(members, members.sessions())
             except Refused:
                 _LOGGER.warning("sessions could not be read again: Postgres is out of reach")
+
+
+class Changed(Struct):
+    """Tells every node to look at sessions again. It carries no decision: what holds now is read from Postgres."""
+
+    sessions: list[SessionId] = []
+    users: list[UserId] = []
+
+
+class Announcements:
+    """Carries word of changed sessions to every node, this one first."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._looking: set[asyncio.Task[None]] = set()
+
+    def announce(self, changed: Changed) -> None:
+        """Tell all nodes that sessions, or all sessions of users, have changed; call it after the commit."""
+        payload = msgspec.json.encode(changed)
+        self._node.stores.broker.publish(CHANNEL, Packet(Kind.CHANGE, 0, payload, b""))
+        self._look(changed)
+
+    def received(self, publication: bytes) -> None:
+        """Take the word of another node."""
+        for packet in unpack(publication):
+            self._look(msgspec.json.decode(packet.json, type=Changed))
+
+    def _look(self, changed: Changed) -> None:
+        members = self._node.hub.members
+        sessions = {session for session in changed.sessions if members.of_session(session)}
+        for user in changed.users:
+            sessions |= {c.session.id for c in members.of_user(user) if c.session is not None}
+        task = self._node.hub.loop.create_task(self._look_quietly(list(sessions)))
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
+    async def _look_quietly(self, sessions: list[SessionId]) -> None:
+        try:
+            await self._node.sessions.look_again(self._node.hub.members, sessions)
+        except Refused:
+            _LOGGER.warning("changed sessions could not be read: they are found by the next sweep")
 
 
 def ended_code(live: LiveSession | None) -> CloseCode | None:
@@ -219,6 +266,6 @@ async def refresh(call: Call, command: RefreshToken) -> TokenRefreshed:
 
 
 @handles(Ping)
-def ping(call: Call, command: Ping) -> Ponged:
+def ping(call: Call, command: Ping) -> Ponged:  # noqa: ARG001 - a handler's signature
     """Answer a client that cannot see websocket pings."""
     return Ponged(id=command.id, server_time=int(time.time() * 1000))

@@ -173,7 +173,9 @@ async def append(pool: Pool, lines: Sequence[NewLine]) -> list[Said | Exception]
     said: list[Said | Exception] = []
     for i, new in enumerate(lines):
         if (row := stored.get(new.id)) is not None:
-            line = Line(id=new.id, offset=row["offset"], author=new.author, text=new.text, sent_at=row["sent_at"])
+            line = Line(
+                id=new.id, offset=row["offset"], author=new.author, text=new.text, sent_at=row["sent_at"]
+            )
             said.append(Said(line=line, fresh=True))
         elif (row := earlier.get(i)) is None:
             said.append(Refused(ErrorCode.NOT_FOUND))
@@ -205,7 +207,10 @@ async def newest(pool: Pool, room: RoomId, limit: int) -> tuple[int, list[Durabl
 
     Raises `Refused` (not_found) when there is no such room.
     """
-    async with answering(pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+    async with (
+        answering(pool) as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
         position = await connection.fetchrow(POSITIONS, [room])
         if position is None:
             raise Refused(ErrorCode.NOT_FOUND)
@@ -221,7 +226,9 @@ async def lines_before(pool: Pool, room: RoomId, before: int, limit: int) -> lis
     return [_line(row) for row in reversed(rows)]
 
 
-async def revise(pool: Pool, room: RoomId, line: LineId, actor: UserId, text: str, *, any_author: bool) -> ChatRevision:
+async def revise(
+    pool: Pool, room: RoomId, line: LineId, actor: UserId, text: str, *, any_author: bool
+) -> ChatRevision:
     """Change a line's text, with an offset of its own. The same text again changes nothing but still has an offset.
 
     Raises `Refused`: not_found (no such line here, or removed), forbidden (another's, and not `any_author`).

@@ -86,6 +86,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_closing_at",
         "_control",
+        "_deaf",
         "_fragments",
         "_fragments_opcode",
         "_heard_at",
@@ -128,6 +129,7 @@ class Connection(asyncio.Protocol):
         """Commands under way."""
         self.alone = False
         """Whether a command is under way that nothing may overlap."""
+        self._deaf = False
         self._fragments: list[bytes] = []
         self._fragments_opcode = Opcode.TEXT
         self._read_holds: set[str] = set()
@@ -140,12 +142,12 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: the request of the handshake comes next, as data."""
         hub = self._hub
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
         self.write = self.transport.write
         self.transport.set_write_buffer_limits(high=hub.limits.write_high)
         now = hub.clock()
         self._opened_at = self._heard_at = now
-        self._silence = hub.limits.heartbeat * random.uniform(0.8, 1.0)  # noqa: S311 - so that heartbeats don't line up
+        self._silence = hub.limits.heartbeat * random.uniform(0.8, 1.0)  # so that heartbeats don't line up
         self.bucket = Bucket(hub.limits.commands_rate, hub.limits.commands_burst, now)
         self._control = Bucket(CONTROL_RATE, CONTROL_BURST, now)
         self._protocol = ServerProtocol(
@@ -164,20 +166,23 @@ class Connection(asyncio.Protocol):
         """Parse what came, in pieces, until the connection is closing."""
         self._heard_at = self._hub.clock()
         self._pinged_at = None
+        if self._deaf:
+            return
         if len(data) <= PIECE:
             self._feed(data)
             return
         for start in range(0, len(data), PIECE):
-            if self._closing_at is not None:
-                return
             self._feed(data[start : start + PIECE])
+            if self._closing_at is not None and start + PIECE < len(data):
+                self._deaf = True  # what comes now is read and thrown away, so that the close frame can be read there
+                return
 
     def eof_received(self) -> bool:
         """Take the end of the peer's bytes as the end of the connection."""
         self._protocol.receive_eof()
         return False
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Leave every room and forget the connection."""
         hub = self._hub
         hub.wheel.forget(self)
@@ -223,7 +228,7 @@ class Connection(asyncio.Protocol):
         limits = self._hub.limits
         if self._closing_at is not None:
             if now >= self._closing_at:
-                self.transport.abort()
+                self._drop()
                 return None
             return self._closing_at
         if self._lagging_since is not None and now >= self._lagging_since + limits.slow_close:
@@ -238,10 +243,10 @@ class Connection(asyncio.Protocol):
                 return self._closing_at
             self.transport.abort()
             return None
-        times = [self._heartbeat(now), self._expiry(session, now)]
+        times = [self._heartbeat(now), self._expiry(session, now)]  # closing watches its own, earlier deadline
         if self._lagging_since is not None:
             times.append(self._lagging_since + limits.slow_close)
-        return self._closing_at or min(times)
+        return min(times)
 
     def _heartbeat(self, now: float) -> float:
         if self._pinged_at is not None:
@@ -271,7 +276,11 @@ class Connection(asyncio.Protocol):
     @property
     def open(self) -> bool:
         """Whether messages can still be sent."""
-        return self._closing_at is None and self._protocol.state is State.OPEN and not self.transport.is_closing()
+        return (
+            self._closing_at is None
+            and self._protocol.state is State.OPEN
+            and not self.transport.is_closing()
+        )
 
     def send(self, message: Message) -> None:
         """Send one message to this client; it is never dropped while the connection lives."""
@@ -336,6 +345,13 @@ class Connection(asyncio.Protocol):
 
     # Bytes in and out.
 
+    def _drop(self) -> None:
+        """End the transport; politely when nothing waits to be written, so that the peer can read the close frame."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
+
     def _must(self, data: bytes) -> None:
         if self._closing_at is not None or self.transport.is_closing():
             return
@@ -370,7 +386,9 @@ class Connection(asyncio.Protocol):
         if request.path.partition("?")[0] != "/ws":
             response = protocol.reject(HTTPStatus.NOT_FOUND, "There is no websocket here; connect to /ws.\n")
         elif not self._hub.limits.answers_to(request.headers.get_all("Host")):
-            response = protocol.reject(HTTPStatus.BAD_REQUEST, "This server does not answer to this host name.\n")
+            response = protocol.reject(
+                HTTPStatus.BAD_REQUEST, "This server does not answer to this host name.\n"
+            )
         elif self._hub.draining:
             response = protocol.reject(HTTPStatus.SERVICE_UNAVAILABLE, "This node is stopping; try again.\n")
             response.headers["Retry-After"] = "1"
@@ -385,7 +403,7 @@ class Connection(asyncio.Protocol):
         if protocol.state is not State.OPEN:
             self._hub.handshakes_refused += 1
             return
-        self.codec = CODECS[cast(str, protocol.subprotocol)]
+        self.codec = CODECS[cast("str", protocol.subprotocol)]
         deflated = bool(protocol.extensions)
         if self.codec is JSON:
             self.dialect = Dialect.JSON_DEFLATED if deflated else Dialect.JSON

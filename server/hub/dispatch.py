@@ -183,7 +183,7 @@ class Dispatcher:
             answer = registered.handler(call, command)
             assert isinstance(answer, Answer)
             connection.send(answer)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets one answer
             self._failed(connection, command, error)
 
     def _begin(
@@ -201,7 +201,7 @@ class Dispatcher:
         try:
             if (answer := await waiting) is not None:
                 connection.send(answer)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets one answer  # noqa: BLE001 - whatever it is, the client gets one answer
             self._failed(connection, command, error)
         finally:
             connection.running -= 1
@@ -251,4 +251,3 @@ class Dispatcher:
                 path=refused.path,
             )
         )
-

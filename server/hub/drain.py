@@ -39,5 +39,5 @@ async def drain(hub: Hub, *, most: float) -> None:
     for connection in hub.members.connections - leaving.keys():
         connection.close(CloseCode.DRAINING)
     last = hub.clock() + max(leaving.values(), default=0.0) + 1.0
-    while hub.members.connections and hub.clock() < last:
+    while hub.members.connections and hub.clock() < last:  # noqa: ASYNC110 - once in the life of a node
         await asyncio.sleep(0.05)

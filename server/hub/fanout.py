@@ -92,7 +92,9 @@ class Fanout:
             for write in writes:
                 try:
                     write(data)
-                except RuntimeError:  # this transport was closed since the audience was made; free of cost when not
+                except (
+                    RuntimeError
+                ):  # this transport was closed since the audience was made; free of cost when not
                     self.closed += 1
 
     def _frame(self, rooms: Sequence[Room]) -> None:
@@ -116,4 +118,3 @@ class Fanout:
         for connection in audience.lagging:
             connection.hold(room, packets)
         self.deliveries += len(packets) * len(room.connections)
-

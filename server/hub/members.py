@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from protocol.envelope import RoomId, SessionId, UserId
 from server.hub.replay import Replay
@@ -25,6 +25,7 @@ class Dialect(IntEnum):
 
 
 Write = Callable[[bytes], None]
+_KeyT = TypeVar("_KeyT")
 
 
 class Room:
@@ -99,12 +100,8 @@ class Members:
         """Forget a connection, apart from its rooms."""
         self.connections.discard(connection)
         if (session := connection.session) is not None:
-            for index, key in ((self._by_session, session.id), (self._by_user, session.user_id)):
-                members = index.get(key)
-                if members is not None:
-                    members.discard(connection)
-                    if not members:
-                        del index[key]
+            _discard(self._by_session, session.id, connection)
+            _discard(self._by_user, session.user_id, connection)
 
     def of_session(self, session: SessionId) -> list[Connection]:
         """Return the connections of one session."""
@@ -134,3 +131,10 @@ class Members:
     def _changed(self, connection: Connection) -> None:
         for room in connection.rooms.values():
             room.changed()
+
+
+def _discard(index: dict[_KeyT, set[Connection]], key: _KeyT, connection: Connection) -> None:
+    if (members := index.get(key)) is not None:
+        members.discard(connection)
+        if not members:
+            del index[key]

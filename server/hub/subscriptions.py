@@ -87,6 +87,7 @@ class Subscriptions:
         self._early: dict[RoomId, list[Packet]] = {}
         self._healing: dict[RoomId, asyncio.Task[None]] = {}
         self._left_at: dict[RoomId, float] = {}
+        self._checking: asyncio.Task[None] | None = None
         self.healed = 0
         """Events that were read from Postgres because no publication brought them."""
 
@@ -219,7 +220,7 @@ class Subscriptions:
 
     def restored(self) -> None:
         """Look for losses now: the broker was away."""
-        self._hub.loop.create_task(self._check_quietly())
+        self._checking = self._hub.loop.create_task(self._check_quietly())
 
     async def run(self) -> None:
         """Check and close, for ever."""

@@ -33,11 +33,17 @@ class Gather(Generic[ItemT, ResultT]):
     submitter alone. When `run` itself fails because of the data, the batch is halved until the poisoned items fail alone;
     a deadlock or a serialization failure is tried again. A failure that is nobody's data (`Refused`) goes to all.
 
-    At most `limit` items go in one batch; when `waiting` items wait, the next is refused with ``busy``.
+    At most `limit` items go in one batch; when `waiting` items wait, the next is refused with ``busy``. With a `pause`,
+    batches begin at least so many seconds apart: for reads that a storm of clients would otherwise ask for one by one. The
+    first of a quiet time still runs at once.
     """
 
-    def __init__(self, run: Run[ItemT, ResultT], *, limit: int = 1000, waiting: int = 20_000) -> None:
+    def __init__(
+        self, run: Run[ItemT, ResultT], *, limit: int = 1000, waiting: int = 20_000, pause: float = 0.0
+    ) -> None:
         self._run = run
+        self._pause = pause
+        self._next_at = 0.0
         self._limit = limit
         self._most_waiting = waiting
         self._waiting: deque[tuple[ItemT, asyncio.Future[ResultT]]] = deque()
@@ -71,30 +77,38 @@ class Gather(Generic[ItemT, ResultT]):
     async def _work(self) -> None:
         try:
             while self._waiting:
+                if self._pause:
+                    await self._rest()
                 take = min(self._limit, len(self._waiting))
                 await self._settle([self._waiting.popleft() for _ in range(take)])
         finally:
             self._worker = None
+
+    async def _rest(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._next_at:
+            await asyncio.sleep(self._next_at - now)
+        self._next_at = max(now, self._next_at) + self._pause
 
     async def _settle(self, batch: list[tuple[ItemT, asyncio.Future[ResultT]]]) -> None:
         self.batches += 1
         self.items += len(batch)
         try:
             results = await self._attempt([item for item, _ in batch])
-        except (Refused, OSError, asyncpg.InterfaceError, asyncio.TimeoutError) as error:
+        except (Refused, OSError, asyncpg.InterfaceError) as error:
             for _, future in batch:
                 _fail(future, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whose data it was is found by halving
             if len(batch) == 1:
                 _fail(batch[0][1], error)
                 return
             middle = len(batch) // 2
             await self._settle(batch[:middle])
             await self._settle(batch[middle:])
-        except BaseException as error:
+        except BaseException:
             for _, future in batch:
                 future.cancel()
-            raise error
+            raise
         else:
             for (_, future), result in zip(batch, results, strict=True):
                 if isinstance(result, Exception):
