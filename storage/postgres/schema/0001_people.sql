@@ -13,7 +13,7 @@ create type subscription_tier as enum ('FREE', 'PREMIUM_MONTHLY', 'PREMIUM_YEARL
 create type auth_provider as enum ('EMAIL', 'GOOGLE', 'APPLE');
 
 create table users (
-    id uuid primary key default uuidv7(),
+    id uuid primary key default gen_random_uuid(),
     role user_role not null default 'MEMBER',
     tier subscription_tier not null default 'FREE',
     name text not null check (length(name) between 1 and 80),
@@ -40,7 +40,7 @@ create index identities_of_user on identities (user_id);
 
 -- A session is one sign-in on one device. It ends by `ended_at` alone; what lives of it is decided by this row.
 create table sessions (
-    id uuid primary key default uuidv7(),
+    id uuid primary key default gen_random_uuid(),
     user_id uuid not null references users on delete cascade,
     device text not null default '',
     created_at timestamptz not null default now(),

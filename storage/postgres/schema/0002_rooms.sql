@@ -13,7 +13,7 @@ create type content_kind as enum ('VIDEO', 'AUDIO', 'TEXT', 'MIXED');
 create type room_status as enum ('DRAFT', 'PUBLISHED', 'ARCHIVED', 'RESTRICTED');
 
 create table rooms (
-    id uuid primary key default uuidv7(),
+    id uuid primary key default gen_random_uuid(),
     slug text not null unique check (slug ~ '^[a-z0-9-]{1,64}$'),
     title text not null,
     description text not null,

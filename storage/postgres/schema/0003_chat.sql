@@ -4,7 +4,7 @@
 create table chat_lines (
     room_id uuid not null references rooms on delete cascade,
     "offset" bigint not null,
-    id uuid not null unique default uuidv7(),
+    id uuid not null unique default gen_random_uuid(),
     author_id uuid not null references users,
     text text not null,
     sent_at timestamptz not null default now(),
