@@ -20,6 +20,7 @@ from server import chat as _chat_handlers  # noqa: F401 - importing a domain reg
 from server.chat import ChatHistory, ChatWriter
 from server.http.app import create_app
 from server.http.connection import HttpConnection
+from server.hub.admission import Admission
 from server.hub.connection import Connection
 from server.hub.dispatch import Dispatcher
 from server.hub.drain import drain
@@ -56,6 +57,7 @@ class Node:
     subscriptions: Subscriptions
     presence: PresenceTracker
     sessions: LiveSessions
+    admission: Admission
     announcements: Announcements
     catalogue: Catalogue
     chat: ChatWriter
@@ -94,6 +96,7 @@ class Node:
             changed=node.presence.receive,
             idle=node.presence.idle,
         )
+        node.admission = Admission(settings.new_sessions_per_second, settings.resumes_per_second)
         node.sessions = LiveSessions(pool)
         node.announcements = Announcements(node)
         node.catalogue = Catalogue(pool, loop)

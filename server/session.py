@@ -138,6 +138,11 @@ def _apply(connection: Connection, live: LiveSession | None) -> None:
 
 async def greet(node: Node, connection: Connection, command: Hello) -> None:
     """Answer the first message: check the token, load the session, rejoin rooms and replay what was missed."""
+    wait = node.admission.ask(node.hub.clock(), resuming=bool(command.resume))
+    if wait is None:
+        raise Disconnect(CloseCode.BUSY)
+    if wait:
+        await asyncio.sleep(wait)
     try:
         claims = node.tokens.verify(command.token)
         live = await node.sessions.find(claims.session)

@@ -47,7 +47,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="Folder of the embedded Postgres and Valkey and of the generated signing key.",
         ),
     ] = ".looprooms"
-    database_url: Annotated[str, Meta(description="Postgres 18 or later. Empty: the embedded one.")] = ""
+    database_url: Annotated[str, Meta(description="Postgres 14 or later. Empty: the embedded one.")] = ""
     redis_url: Annotated[str, Meta(description="Redis 7 or later, or Valkey. Empty: the embedded one.")] = ""
     postgres_pool_size: Annotated[
         int, Meta(ge=2, le=1000, description="Most connections of a node to Postgres.")
@@ -111,6 +111,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     commands_burst: Annotated[
         int, Meta(ge=1, le=100000, description="Commands of one connection, at once.")
     ] = 100
+    new_sessions_per_second: Annotated[
+        float, Meta(gt=0, le=100000, description="New sessions that a node takes, sustained; others wait.")
+    ] = 500
+    resumes_per_second: Annotated[
+        float, Meta(gt=0, le=100000, description="Returning sessions that a node takes; they go first.")
+    ] = 2000
     max_rooms_per_connection: Annotated[
         int, Meta(ge=1, le=10000, description="Looprooms that one connection may be in.")
     ] = 32
