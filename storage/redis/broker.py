@@ -76,7 +76,7 @@ class Broker:
     `most_waiting` is in bytes; `timeout` (seconds) bounds connecting and confirming; a probe is sent every `probe_every`
     seconds, and after `deaf_after` of them without one coming back the links are made anew.
 
-    Counters: `published` (publications sent), `packets` (in them), `dropped` (packets that were never sent), `received`
+    Counters: `published` (publications sent), `packets` (in them), `dropped` (packets that were not sent, or refused), `received`
     (publications of others), `reconnects`. `probe_seconds` is the last round trip of the probe.
     """
 
@@ -113,6 +113,7 @@ class Broker:
         self._waiting_bytes = 0
         self._under_way: list[_Waiting] = []
         self._flushing = False
+        self._refused = False
         self._idle: asyncio.Future[None] | None = None
 
         self._probe_channel = "lr:probe:" + node.hex()
@@ -209,12 +210,20 @@ class Broker:
         link.send(b"".join(commands), len(commands), self._sent)
 
     def _sent(self, replies: Replies) -> None:
-        errors = [reply for reply in replies if isinstance(reply, hiredis.ReplyError)]
-        if errors:
-            _log.warning("Redis refuses %d of %d publications: %s", len(errors), len(replies), errors[0])
-        self.published += len(replies) - len(errors)
-        self.packets += len(self._under_way)
-        self._under_way = []
+        under_way, self._under_way = self._under_way, []
+        channels = dict.fromkeys(one[0] for one in under_way)
+        refused = {
+            channel: reply
+            for channel, reply in zip(channels, replies, strict=True)
+            if isinstance(reply, hiredis.ReplyError)
+        }
+        if refused and not self._refused:
+            _log.warning("Redis refuses publications: %s", next(iter(refused.values())))
+        self._refused = bool(refused)
+        lost = sum(one[0] in refused for one in under_way) if refused else 0
+        self.dropped += lost
+        self.packets += len(under_way) - lost
+        self.published += len(replies) - len(refused)
         if self._waiting:
             self._flush()
         elif self._idle is not None and not self._idle.done():

@@ -59,8 +59,7 @@ class Subscriptions:
         if channel in self._wanted:
             self._wanted.discard(channel)
             self._change(channel)
-            if waiter := self._waiters.pop(channel, None):
-                waiter.set_result(False)
+            self._answer(channel, confirmed=False)
 
     def attach(self, link: Link) -> asyncio.Future[None]:
         """Tell a new link everything that is wanted; the future is done when all of it is confirmed."""
@@ -86,10 +85,15 @@ class Subscriptions:
         if left > 0:
             self._unconfirmed[channel] = left
             return
-        if channel in self._told and (waiter := self._waiters.pop(channel, None)):
-            waiter.set_result(True)
+        if channel in self._told:
+            self._answer(channel, confirmed=True)
         if not self._unconfirmed and not self.settled.done():
             self.settled.set_result(None)
+
+    def _answer(self, channel: str, *, confirmed: bool) -> None:
+        waiter = self._waiters.pop(channel, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(confirmed)
 
     def _change(self, channel: str) -> None:
         self._changed[channel] = None
