@@ -25,6 +25,7 @@ from server.hub.connection import Connection
 from server.hub.dispatch import Dispatcher
 from server.hub.drain import drain
 from server.hub.hub import Hub, Limits
+from server.hub.lag import Lags
 from server.hub.members import Room
 from server.hub.subscriptions import Subscriptions
 from server.presence import PresenceTracker
@@ -68,6 +69,11 @@ class Node:
         self.id = os.urandom(NODE_ID_BYTES)
         self.slugs: dict[str, RoomId] = {}
         """The ids of rooms that were entered by their slug."""
+        self.lags = Lags()
+        self.replayed = 0
+        """Events that were replayed to clients who came back."""
+        self.snapshots = 0
+        """Positions that could not be taken up by a replay."""
         self._background: list[asyncio.Task[Any]] = []
 
     @classmethod

@@ -171,6 +171,8 @@ async def greet(node: Node, connection: Connection, command: Hello) -> None:
         result, packets = _take_up(node, connection, place)
         resumed.append(result)
         replays.append(packets)
+    node.replayed += sum(map(len, replays))
+    node.snapshots += sum(1 for result in resumed if not result.recovered)
     connection.send(
         Welcome(
             id=command.id,
@@ -202,7 +204,8 @@ def _turn_away(connection: Connection, command: Hello, refused: Refused) -> None
 
 
 def _in_loop_time(node: Node, claims: Claims) -> float:
-    return node.hub.clock() + claims.expires_at - time.time()
+    left: float = claims.expires_at - time.time()
+    return node.hub.clock() + left
 
 
 def _distinct(node: Node, positions: Sequence[Position]) -> list[Position]:
@@ -271,6 +274,9 @@ async def refresh(call: Call, command: RefreshToken) -> TokenRefreshed:
 
 
 @handles(Ping)
-def ping(call: Call, command: Ping) -> Ponged:  # noqa: ARG001 - a handler's signature
-    """Answer a client that cannot see websocket pings."""
+def ping(call: Call, command: Ping) -> Ponged:
+    """Answer a client that cannot see websocket pings, and note how far behind its screen is."""
+    for seen in command.seen:
+        if (room := call.connection.rooms.get(seen.room)) is not None:
+            call.node.lags.report(room.id, room.replay.last - seen.offset, call.node.hub.clock())
     return Ponged(id=command.id, server_time=int(time.time() * 1000))

@@ -113,10 +113,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 100
     new_sessions_per_second: Annotated[
         float, Meta(gt=0, le=100000, description="New sessions that a node takes, sustained; others wait.")
-    ] = 500
+    ] = 1000
     resumes_per_second: Annotated[
         float, Meta(gt=0, le=100000, description="Returning sessions that a node takes; they go first.")
-    ] = 2000
+    ] = 3000
     max_rooms_per_connection: Annotated[
         int, Meta(ge=1, le=10000, description="Looprooms that one connection may be in.")
     ] = 32

@@ -31,10 +31,9 @@ class Admission:
     def ask(self, now: float, *, resuming: bool) -> float | None:
         """Return the seconds to wait before this session may begin; None when it must come back another time."""
         earliest = now - self._burst
-        if resuming:
-            due = max(self._resume_due, earliest)
-        else:
-            due = max(self._new_due, self._resume_due, earliest)
+        due = max(self._resume_due, earliest)
+        if not resuming:
+            due = max(self._new_due, due)
         wait = max(0.0, due - now)
         if wait > MOST_WAIT:
             self.refused += 1

@@ -174,7 +174,9 @@ class Connection(asyncio.Protocol):
         for start in range(0, len(data), PIECE):
             self._feed(data[start : start + PIECE])
             if self._closing_at is not None and start + PIECE < len(data):
-                self._deaf = True  # what comes now is read and thrown away, so that the close frame can be read there
+                self._deaf = (
+                    True  # what comes now is read and thrown away, so that the close frame can be read there
+                )
                 return
 
     def eof_received(self) -> bool:
@@ -216,6 +218,8 @@ class Connection(asyncio.Protocol):
         if data := outbox.take():
             self.write(data)
         if outbox.passing or outbox.stale:
+            self._hub.shed_passing += outbox.passing
+            self._hub.shed_latest += len(outbox.stale)
             self.send(Shed(passing=outbox.passing, latest=len(outbox.stale)))
             for room_id in outbox.stale & self.rooms.keys():
                 self._hub.refresh(self, room_id)
@@ -238,12 +242,17 @@ class Connection(asyncio.Protocol):
         if session is None:
             if now < self._opened_at + limits.hello_timeout:
                 return self._opened_at + limits.hello_timeout
+            if self.running:  # hello came in time; what it waits for is bounded by itself
+                return now + 1.0
             if self._protocol.state is State.OPEN:
                 self.close(CloseCode.HELLO_TIMEOUT)
                 return self._closing_at
             self.transport.abort()
             return None
-        times = [self._heartbeat(now), self._expiry(session, now)]  # closing watches its own, earlier deadline
+        times = [
+            self._heartbeat(now),
+            self._expiry(session, now),
+        ]  # closing watches its own, earlier deadline
         if self._lagging_since is not None:
             times.append(self._lagging_since + limits.slow_close)
         return min(times)

@@ -69,6 +69,8 @@ class Hub:
         self.draining = False
         self.closes: Counter[CloseCode] = Counter()
         self.handshakes_refused = 0
+        self.shed_passing = 0
+        self.shed_latest = 0
         self.server_state: Any = None
         """Uvicorn's, so that its count of connections includes ours."""
         self.receive: Callable[[Connection, Opcode, bytes], None]

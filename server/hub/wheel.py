@@ -33,15 +33,22 @@ class Wheel:
         self._slots: dict[int, list[Watched]] = {}
         self._at = int(clock() / TICK)
         self._timer: asyncio.TimerHandle | None = None
+        self.lag = 0.0
+        """How late the loop came to a tick lately, in seconds: the worst, fading away."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Turn by itself from now on, until `stop`."""
+        due = self._clock() + TICK
 
         def tick() -> None:
-            self._timer = loop.call_later(TICK, tick)
+            nonlocal due
+            now = self._clock()
+            self.lag = max(now - due, self.lag * 0.9)
+            due = now + TICK
+            self._timer = loop.call_at(due, tick)
             self.turn()
 
-        tick()
+        self._timer = loop.call_at(due, tick)
 
     def stop(self) -> None:
         """Turn no more."""

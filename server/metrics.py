@@ -1,0 +1,92 @@
+"""Metrics in the text format of Prometheus, read from plain integers that the hot path counts in.
+
+Every process serves its own; the label ``node`` tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from server.node import Node
+
+
+LAGGING_ROOMS: Final = 20
+"""Rooms whose lag has a series of its own: all of them would be more than a store of metrics can carry."""
+
+
+def render(node: Node) -> bytes:
+    """Return all metrics of `node`, in the text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_NodeCollector(node))
+    return generate_latest(registry)
+
+
+class _NodeCollector(Collector):
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        """Read everything at one moment."""
+        node = self._node
+        hub = node.hub
+        members = hub.members
+        broker = node.stores.broker
+        yield self._gauge("connections", "Open websocket connections.", len(members.connections))
+        yield self._gauge("sessions", "Sessions with a connection here.", len(members.sessions()))
+        yield self._gauge("rooms", "Looprooms that are active here.", len(members.rooms))
+        yield self._gauge("draining", "1 while the node is stopping.", int(hub.draining))
+        yield self._gauge("broker_healthy", "1 while Redis carries events.", int(broker.healthy))
+        yield self._gauge(
+            "broker_probe_seconds", "Last round trip through Redis.", broker.probe_seconds or float("nan")
+        )
+        yield self._gauge("loop_lag_seconds", "How late the event loop was lately.", hub.wheel.lag)
+        yield self._gauge("commits_waiting", "Chat lines that wait for a commit.", len(node.chat.gather))
+        for name, meaning, value in (
+            ("deliveries", "Events written or queued, once per receiver.", hub.fanout.deliveries),
+            ("fanout_turns", "Turns of the fan-out.", hub.fanout.turns),
+            ("commands", "Commands begun.", node.dispatcher.commands),
+            ("refusals", "Commands answered with an error.", node.dispatcher.refused),
+            ("bugs", "Commands that failed with an internal error.", node.dispatcher.bugs),
+            ("handshakes_refused", "Websocket handshakes refused.", hub.handshakes_refused),
+            (
+                "events_healed",
+                "Events read from Postgres because Redis lost them.",
+                node.subscriptions.healed,
+            ),
+            ("replayed", "Events replayed to clients that came back.", node.replayed),
+            ("snapshots", "Positions that could not be replayed.", node.snapshots),
+            ("shed_passing", "Passing frames dropped for slow clients.", hub.shed_passing),
+            ("shed_latest", "Room states merged for slow clients.", hub.shed_latest),
+            ("chat_lines", "Chat lines committed or found committed.", node.chat.gather.items),
+            ("chat_commits", "Statements that committed chat lines.", node.chat.gather.batches),
+            ("sessions_admitted", "New sessions let in.", node.admission.admitted),
+            ("sessions_resumed", "Returning sessions let in.", node.admission.resumed),
+            ("sessions_refused", "Sessions told to come back later.", node.admission.refused),
+        ):
+            yield self._counter(name, meaning, value)
+        closes = CounterMetricFamily(
+            "looprooms_closes", "Connections closed by this node, by code.", labels=["code"]
+        )
+        for code, count in hub.closes.items():
+            closes.add_metric([str(int(code))], count)
+        yield closes
+        lag = GaugeMetricFamily(
+            "looprooms_delivered_lag",
+            "Events that the slowest reporting client had yet to show, of the rooms that lag most.",
+            labels=["room"],
+        )
+        for room, behind in node.lags.worst(hub.clock(), LAGGING_ROOMS):
+            lag.add_metric([str(room)], behind)
+        yield lag
+
+    def _gauge(self, name: str, meaning: str, value: float) -> GaugeMetricFamily:
+        return GaugeMetricFamily(f"looprooms_{name}", meaning, value=value)
+
+    def _counter(self, name: str, meaning: str, value: int) -> CounterMetricFamily:
+        return CounterMetricFamily(f"looprooms_{name}", meaning, value=value)
