@@ -110,7 +110,7 @@ class ChatWriter:
 async def send(call: Call, command: SendChat) -> ChatSent:
     """Say something in a room that one is in."""
     room = call.member_of(command.room)
-    said = await call.node.chat.gather.submit(
+    said = await call.node.chat.gather.ask(
         NewLine(
             id=LineId(uuid7()),
             room=room,

@@ -51,7 +51,7 @@ class LiveSessions:
 
     async def find(self, session: SessionId) -> LiveSession:
         """Return a live session. Raises `Refused` (session_ended) when there is none."""
-        return await self._gather.submit(session)
+        return await self._gather.ask(session)
 
     async def _read(self, sessions: Sequence[SessionId]) -> Sequence[LiveSession | Exception]:
         found = await live_sessions(self._pool, list(sessions))

@@ -25,6 +25,9 @@ Run = Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT | Exception]]]
 _TRANSIENT = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _ATTEMPTS = 5
 
+ANSWER_SECONDS = 2.0
+"""How long a command waits for a store before it is told to try again."""
+
 
 class Gather(Generic[ItemT, ResultT]):
     """Runs batches of submitted items, one after the other.
@@ -68,6 +71,17 @@ class Gather(Generic[ItemT, ResultT]):
             self._worker = asyncio.create_task(self._work(), name="gather")
         return future
 
+    async def ask(self, item: ItemT, within: float = ANSWER_SECONDS) -> ResultT:
+        """Submit `item` and wait for its result, at most `within` seconds. Raises `Refused` (busy, unavailable).
+
+        Unavailable does not mean undone: the statement may still be committed. Asking again with the same key tells.
+        """
+        try:
+            async with asyncio.timeout(within):
+                return await self.submit(item)
+        except TimeoutError:
+            raise Refused(ErrorCode.UNAVAILABLE, retry_after=1.0) from None
+
     async def drain(self) -> None:
         """Wait until everything that was submitted has its result."""
         while self._worker is not None:
@@ -96,6 +110,9 @@ class Gather(Generic[ItemT, ResultT]):
         try:
             results = await self._attempt([item for item, _ in batch])
         except (Refused, OSError, asyncpg.InterfaceError) as error:
+            # The store is away: those who wait for the next batch would wait for the same answer.
+            batch += self._waiting
+            self._waiting.clear()
             for _, future in batch:
                 _fail(future, error)
         except Exception as error:  # noqa: BLE001 - whose data it was is found by halving
