@@ -122,9 +122,16 @@ class Client:
             if call.answer.done() and not call.answer.cancelled():
                 call.answer.exception()  # one that came as the caller was cancelled is not to be complained about
 
-    async def send_chat(self, room: str, text: str, *, key: str | None = None) -> ChatSent:
+    async def send_chat(
+        self,
+        room: str,
+        text: str,
+        *,
+        key: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - see call
+    ) -> ChatSent:
         """Say `text` in `room` once, whatever happens to the connection. A key is made when none is given."""
-        return await self.call(SendChat(room, text, key or uuid.uuid4().hex))
+        return await self.call(SendChat(room, text, key or uuid.uuid4().hex), timeout=timeout)
 
     def __aiter__(self) -> AsyncIterator[Occurrence]:
         return self
