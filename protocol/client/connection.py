@@ -247,6 +247,8 @@ class Client:
         log.debug("passed over a message: %s", problem)
         if (call := self._calls.get(problem.id)) is not None:
             call.fail(problem)
+            if call.internal:
+                self._answered(link, Error(id=problem.id, code=problem.code, message=problem.message))
         elif link is self._link:
             try:
                 place = self._place(data)
