@@ -15,19 +15,17 @@ the hash and is at least as new. Numbers only grow, also over restarts: they sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from protocol.envelope import Milliseconds, Person, RoomId, UserId
 from protocol.reactions import Reaction, Reactor
-from storage.redis.pool import Command, Redis, delete, expire, hdel, hgetall, hset, put
+from storage.redis.pool import Command, Redis, Value, delete, evaluate, expire, hdel, hgetall, hset, put
 from storage.redis.publications import Kind, Packet
-
-LEASE: Final = 10.0
-"""Seconds that a node is believed after it last renewed its lease."""
 
 KEPT: Final = 3600.0
 """Seconds that what nobody renews stays in Redis: the hashes of a node that died with the last person of a room."""
@@ -35,8 +33,7 @@ KEPT: Final = 3600.0
 SEQUENCE: Final = b"sequence"
 """The field of a node's hash that says how new it is."""
 
-_FIELDS: Final = 1000
-"""Fields of one HSET: a room of 10,000 is not one command of a megabyte."""
+_REPLACE: Final = files("storage.redis").joinpath("presence.lua").read_text("utf-8")
 
 
 class Entry(Struct, array_like=True, frozen=True, gc=False):
@@ -90,7 +87,7 @@ class Reacted(Struct, tag="reacted", array_like=True, frozen=True):
 Change = Shift | Farewell | Writing | Reacted
 
 _encode_change = msgspec.msgpack.Encoder().encode
-_decode_change = msgspec.msgpack.Decoder(Change).decode
+_decode_change: Callable[[bytes], Change] = msgspec.msgpack.Decoder(Change).decode
 _encode_entry = msgspec.json.Encoder().encode
 _decode_entry = msgspec.json.Decoder(Entry).decode
 
@@ -113,9 +110,7 @@ class Roster(Struct, frozen=True):
 
 
 class Write(Struct):
-    """What is to be written of one room. `anew`: `entries` are all there are, whatever is there. No `entries` and no
-    `gone` only write the sequence.
-    """
+    """What is to be written of one room. `anew`: `entries` are all there are, whatever is there. `closed`: nothing is left."""
 
     room: RoomId
     sequence: int
@@ -129,23 +124,22 @@ async def write_rosters(redis: Redis, node: bytes, writes: Iterable[Write]) -> N
     """Write what changed at `node`, in one round trip. Raises `RedisAway`; then anything may have been written or not.
 
     In each room those who went go first and the sequence comes last: who reads in between gets an older sequence, and the
-    change that follows makes good what is missing.
+    change that follows makes good what is missing. What is written anew is replaced at one moment.
     """
-    commands: list[Command[int] | Command[bool]] = []
+    commands: list[Command[Any]] = []
     for write in writes:
         here, nodes = _here(write.room, node), _nodes(write.room)
         if write.closed:
             commands += (hdel(nodes, node.hex()), delete(here))
             continue
+        fields: dict[str, Value] = {str(entry.person.id): _encode_entry(entry) for entry in write.entries}
         if write.anew:
-            commands.append(delete(here))
-        if write.gone:
-            commands.append(hdel(here, *map(str, write.gone)))
-        fields = {str(entry.person.id): _encode_entry(entry) for entry in write.entries}
-        names = list(fields)
-        for start in range(0, len(names), _FIELDS):
-            commands.append(hset(here, {name: fields[name] for name in names[start : start + _FIELDS]}))
-        commands.append(hset(here, {SEQUENCE.decode(): write.sequence}))
+            flat = [part for pair in fields.items() for part in pair]
+            commands.append(evaluate(_REPLACE, [here], [SEQUENCE, write.sequence, *flat]))
+        else:
+            if write.gone:
+                commands.append(hdel(here, *map(str, write.gone)))
+            commands.append(hset(here, fields | {SEQUENCE.decode(): write.sequence}))
         commands.append(hset(nodes, {node.hex(): write.sequence}))
         commands += _keep(write.room, node)
     await redis.run_all(commands)
@@ -180,14 +174,14 @@ async def read_rosters(
     return {key: _roster(fields) for key, fields in zip(wanted, found, strict=True)}
 
 
-async def take_lease(redis: Redis, node: bytes) -> None:
-    """Be believed for `LEASE` seconds from now. Raises `RedisAway`."""
-    await redis.run(put(_lease(node), b"", px=int(LEASE * 1000)))
+async def take_lease(redis: Redis, node: bytes, seconds: float) -> None:
+    """Be believed for `seconds` from now. Raises `RedisAway`."""
+    await redis.run(put(_lease(node), b"", px=int(seconds * 1000)))
 
 
-async def renew_lease(redis: Redis, node: bytes) -> bool:
-    """Be believed for `LEASE` seconds from now, if the lease is still there. Raises `RedisAway`."""
-    return await redis.run(expire(_lease(node), int(LEASE * 1000)))
+async def renew_lease(redis: Redis, node: bytes, seconds: float) -> bool:
+    """Be believed for `seconds` from now, if the lease is still there. Raises `RedisAway`."""
+    return await redis.run(expire(_lease(node), int(seconds * 1000)))
 
 
 async def end_lease(redis: Redis, node: bytes) -> None:

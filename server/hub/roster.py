@@ -7,8 +7,12 @@ the changes of a node lead to the same end, as long as what is asked for is read
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Final
+
+from msgspec import Struct
 
 from protocol.envelope import Person, UserId
 from protocol.presence import Confidence
@@ -19,6 +23,21 @@ HELD: Final = 64
 
 UNREAD: Final = -1
 """The sequence of a node of which nothing is known but that it has somebody here."""
+
+
+SAME_ORDER_SECONDS: Final = 1.0
+"""How long a large room is listed in one order before it is sorted again: sorting 10,000 people takes 5 ms."""
+
+LARGE: Final = 500
+"""People above whom that matters."""
+
+
+class Page(Struct, frozen=True):
+    """Some of those who are here, in the order of their ids; `more` says whether others follow."""
+
+    online: int
+    members: list[Person]
+    more: bool
 
 
 class _Part:
@@ -46,6 +65,8 @@ class Roster:
         self._parts: dict[bytes, _Part] = {}
         self._levels: dict[UserId, int] = {}
         self._level_sum = 0
+        self._sorted: list[Person] = []
+        self._sorted_at = float("-inf")
 
     # What is true now (`server.hub.pulse.View`).
 
@@ -69,6 +90,16 @@ class Roster:
                 best = entry
         return best
 
+    def page(self, after: UserId | None, limit: int, now: float) -> Page:
+        """Return up to `limit` of those who are here, after the id `after`. A large room may lag by a second."""
+        people = self.people
+        if len(people) <= LARGE or now - self._sorted_at >= SAME_ORDER_SECONDS:
+            self._sorted = sorted(people.values(), key=_number)
+            self._sorted_at = now
+        start = 0 if after is None else bisect_right(self._sorted, after.int, key=_number)
+        members = [person for person in self._sorted[start : start + limit] if person.id in people]
+        return Page(len(people), members, more=bool(members) and start + limit < len(self._sorted))
+
     # This node's own people.
 
     def put(self, entry: Entry) -> None:
@@ -84,7 +115,7 @@ class Roster:
     # Other nodes' people.
 
     @property
-    def nodes(self) -> Collection[bytes]:
+    def nodes(self) -> AbstractSet[bytes]:
         """The other nodes that have somebody here, as far as is known."""
         return self._parts.keys()
 
@@ -151,11 +182,17 @@ class Roster:
         """Note that a person writes no longer."""
         self._writing.pop(user, None)
 
-    def forget_writing(self, now: float) -> bool:
-        """Forget those whose time is over at `now`; say whether anyone still writes."""
-        for user in [user for user, until in self._writing.items() if until <= now]:
-            del self._writing[user]
+    @property
+    def writes(self) -> bool:
+        """Whether anyone writes."""
         return bool(self._writing)
+
+    def forget_writing(self, now: float) -> bool:
+        """Forget those whose time is over at `now`; say whether there was one."""
+        over = [user for user, until in self._writing.items() if until <= now]
+        for user in over:
+            del self._writing[user]
+        return bool(over)
 
     def _settle(self, user: UserId) -> None:
         """Make the union right for one person, after something about them has changed."""
@@ -175,6 +212,10 @@ class Roster:
             self._levels[user] = level
         else:
             self._levels.pop(user, None)
+
+
+def _number(person: Person) -> int:
+    return person.id.int
 
 
 def _rank(entry: Entry) -> tuple[int, int, str, str]:

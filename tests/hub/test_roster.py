@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from protocol.envelope import Person, UserId
 from protocol.presence import Confidence
-from server.hub.roster import HELD, UNREAD, Roster
+from server.hub.roster import HELD, LARGE, UNREAD, Roster
 from storage.presence import Entry, Shift
 
 NORTH, SOUTH = b"north---", b"south---"
@@ -173,7 +173,38 @@ def test_writing() -> None:
     assert [person.id for person in roster.typing] == [user(1), user(4)]
     assert roster.forget_writing(10.0)
     assert [person.id for person in roster.typing] == [user(1)]
-    assert not roster.forget_writing(12.0)
+    assert not roster.forget_writing(11.0)
+    assert roster.writes
+    assert roster.forget_writing(12.0)
+    assert not roster.writes
+
+
+def test_pages() -> None:
+    """Everyone who is here is on exactly one page, in the order of ids, however they came."""
+    roster = Told().roster
+    for number in random.Random(1).sample(range(250), 250):
+        roster.put(entry(number))
+    first = roster.page(None, 100, now=0.0)
+    assert (first.online, first.more) == (250, True)
+    second = roster.page(first.members[-1].id, 100, now=0.0)
+    third = roster.page(second.members[-1].id, 50, now=0.0)
+    assert not third.more
+    listed = [person.id for page in (first, second, third) for person in page.members]
+    assert listed == [user(number) for number in range(250)]
+    assert roster.page(user(249), 100, now=0.0).members == []
+
+
+def test_pages_of_a_large_room() -> None:
+    """A large room is sorted once a second; those who left since are on no page."""
+    roster = Told().roster
+    for number in range(LARGE + 2):
+        roster.put(entry(number))
+    assert len(roster.page(None, 1000, now=0.0).members) == LARGE + 2
+    roster.remove(user(0))
+    roster.put(entry(9999))
+    page = roster.page(None, 1000, now=0.5)
+    assert (page.online, len(page.members)) == (LARGE + 2, LARGE + 1)
+    assert roster.page(None, 1000, now=1.5).members[-1].id == user(9999)
 
 
 people = st.integers(min_value=0, max_value=7)

@@ -13,11 +13,13 @@ create table reactions (
 );
 
 -- `revision` counts the changes of a total: of two totals that reach a node in the wrong order, the higher revision wins.
+-- Revision 0 is never kept: it is what an upsert proposes that takes away, whose row is checked before it meets the one there.
 create table reaction_totals (
     target_id uuid not null,
     kind reaction_kind not null,
     target_kind target_kind not null,
-    total bigint not null check (total >= 0),
+    total bigint not null,
     revision bigint not null,
-    primary key (target_id, kind)
+    primary key (target_id, kind),
+    check (total >= 0 or revision = 0)
 ) with (fillfactor = 50);

@@ -1,0 +1,140 @@
+"""Reactions: given and taken back, committed before they are answered, and told to their room as totals.
+
+While busy, gather: all reactions that came while a batch was being committed are the next one, whatever their rooms. A room
+then learns of a batch once, here and at every other node: what was added of each kind, the total, and a few of who did it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from protocol.envelope import Person, RoomId, UserId
+from protocol.reactions import (
+    AddReaction,
+    Reaction,
+    ReactionAdded,
+    ReactionRemoved,
+    Reactor,
+    RemoveReaction,
+    Target,
+    TargetKind,
+)
+from protocol.refusals import ErrorCode, Refused
+from server.hub.dispatch import Call, handles
+from server.hub.pulse import NAMED
+from server.presence import PresenceTracker
+from server.rooms import visible
+from storage import reactions
+from storage.postgres.gather import Gather
+from storage.postgres.pool import Pool
+from storage.presence import Count
+from storage.reactions import Settled, Wish
+
+if TYPE_CHECKING:
+    from server.node import Node
+
+
+class Wanted(Struct, frozen=True):
+    """What a person wants of a reaction."""
+
+    person: Person
+    target: Target
+    reaction: Reaction
+    present: bool
+
+
+class Outcome(Struct, frozen=True):
+    """What came of it, and the totals of its target."""
+
+    changed: bool
+    counts: dict[Reaction, int]
+
+
+class ReactionWriter:
+    """The node's group commit of reactions."""
+
+    def __init__(self, node: Node) -> None:
+        self._pool: Pool = node.stores.pool
+        self._presence: PresenceTracker = node.presence
+        self.gather: Gather[Wanted, Outcome] = Gather(self._commit)
+
+    async def settle(self, wanted: Wanted) -> Outcome:
+        """Commit what a person wants. Raises `Refused`: busy, unavailable."""
+        return await self.gather.ask(wanted)
+
+    async def _commit(self, batch: Sequence[Wanted]) -> Sequence[Outcome | Exception]:
+        rooms = {RoomId(one.target.id) for one in batch}
+        try:
+            settled = await reactions.settle(
+                self._pool, [Wish(one.target, one.person.id, one.reaction, one.present) for one in batch]
+            )
+        except BaseException:
+            self._presence.recount.soon(rooms)  # it may have been committed all the same
+            raise
+        self._tell(batch, settled)
+        counts = {room: self._counts(room, settled) for room in rooms}
+        return [
+            Outcome(changed, counts[RoomId(one.target.id)])
+            for one, changed in zip(batch, settled.changed, strict=True)
+        ]
+
+    def _tell(self, batch: Sequence[Wanted], settled: Settled) -> None:
+        people = {one.person.id: one.person for one in batch}
+        given = _newest(settled.given, people)
+        withdrawn = _newest(settled.withdrawn, people)
+        for target, totals in settled.totals.items():
+            room = RoomId(target)
+            counts = [
+                Count(kind, settled.added[target, kind], total.total, total.revision)
+                for kind, total in totals.items()
+            ]
+            self._presence.reacted(room, counts, given[room], withdrawn[room])
+
+    def _counts(self, room: RoomId, settled: Settled) -> dict[Reaction, int]:
+        """Return the newest totals that are known: another node's batch may have been told since this one was read."""
+        known = self._presence.totals(room)
+        if known is not None:
+            return known
+        return {kind: total.total for kind, total in settled.totals.get(room, {}).items()}
+
+
+def _newest(wishes: Sequence[Wish], people: Mapping[UserId, Person]) -> defaultdict[RoomId, list[Reactor]]:
+    """Return the newest few of those who wished, by room."""
+    newest: defaultdict[RoomId, list[Reactor]] = defaultdict(list)
+    for wish in reversed(wishes):
+        room = newest[RoomId(wish.target.id)]
+        if len(room) < NAMED:
+            room.insert(0, Reactor(person=people[wish.user], reaction=wish.reaction))
+    return newest
+
+
+async def _open(call: Call, target: Target) -> None:
+    """Make sure that a person may react to `target` now. Raises `Refused`: not_found, not_in_room."""
+    if target.kind is not TargetKind.LOOPROOM:
+        raise Refused(ErrorCode.NOT_FOUND)
+    if RoomId(target.id) in call.connection.rooms:
+        return
+    room = await call.node.catalogue.find(str(target.id))
+    raise Refused(ErrorCode.NOT_IN_ROOM if visible(room, call.session) else ErrorCode.NOT_FOUND)
+
+
+@handles(AddReaction)
+async def add(call: Call, command: AddReaction) -> ReactionAdded:
+    """React to a room that one is in."""
+    await _open(call, command.target)
+    wanted = Wanted(call.session.user, command.target, command.reaction, present=True)
+    outcome = await call.node.reactions.settle(wanted)
+    return ReactionAdded(id=command.id, added=outcome.changed, counts=outcome.counts)
+
+
+@handles(RemoveReaction)
+async def remove(call: Call, command: RemoveReaction) -> ReactionRemoved:
+    """Take a reaction back."""
+    await _open(call, command.target)
+    wanted = Wanted(call.session.user, command.target, command.reaction, present=False)
+    outcome = await call.node.reactions.settle(wanted)
+    return ReactionRemoved(id=command.id, removed=outcome.changed, counts=outcome.counts)

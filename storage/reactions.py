@@ -1,0 +1,160 @@
+"""Reactions in Postgres: given and taken back in batches, one of a kind per person and target, with exact totals.
+
+A batch is one statement. What people wish in it is settled in the order in which it came, so of a heart that is given, taken
+back and given again only the end is written, and each of the three still gets its own exact answer.
+
+Batches of several nodes cannot deadlock: each locks the reactions that it adds, then those that it removes, then the totals,
+each of the three in one order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from uuid import UUID
+
+import asyncpg
+from msgspec import Struct
+
+from protocol.envelope import UserId
+from protocol.reactions import Reaction, Target
+from storage.postgres.pool import Pool, answering
+
+
+class Wish(Struct, frozen=True):
+    """A person wants a reaction to be there, or not."""
+
+    target: Target
+    user: UserId
+    reaction: Reaction
+    present: bool
+
+
+class Total(Struct, frozen=True):
+    """How many reactions of a kind a target has, as of `revision`."""
+
+    total: int
+    revision: int
+
+
+Totals = dict[Reaction, Total]
+
+
+class Settled(Struct):
+    """What came of a batch. `changed` is in the order of the wishes; a kind that has no total was never given.
+
+    `added` says by how much each total was moved; `given` and `withdrawn` are the wishes that moved it.
+    """
+
+    changed: list[bool]
+    totals: dict[UUID, Totals]
+    added: Counter[tuple[UUID, Reaction]]
+    given: list[Wish]
+    withdrawn: list[Wish]
+
+
+SETTLE = """
+with wish as (
+    select i, target_id, target_kind::target_kind, user_id, kind::reaction_kind, present
+    from unnest($1::int[], $2::uuid[], $3::text[], $4::uuid[], $5::text[], $6::bool[])
+        as wish (i, target_id, target_kind, user_id, kind, present)
+), added as (
+    insert into reactions (target_id, user_id, kind, target_kind)
+    select target_id, user_id, kind, target_kind from wish where present order by target_id, user_id, kind
+    on conflict do nothing
+    returning target_id, user_id, kind
+), locked as materialized (
+    select target_id, user_id, kind
+    from reactions r join wish using (target_id, user_id, kind)
+    where not wish.present
+    order by target_id, user_id, kind
+    for update of r
+), removed as (
+    delete from reactions r using locked l
+    where r.target_id = l.target_id and r.user_id = l.user_id and r.kind = l.kind
+    returning r.target_id, r.user_id, r.kind
+), changed as (
+    select i, target_id, target_kind, kind, 1 as added from wish join added using (target_id, user_id, kind)
+    union all
+    select i, target_id, target_kind, kind, -1 from wish join removed using (target_id, user_id, kind)
+), moved as (
+    insert into reaction_totals as t (target_id, kind, target_kind, total, revision)
+    select target_id, kind, target_kind, sum(added), (sum(added) > 0)::int
+    from changed
+    group by target_id, kind, target_kind having sum(added) <> 0
+    order by target_id, kind
+    on conflict (target_id, kind) do update set total = t.total + excluded.total, revision = t.revision + 1
+    returning target_id, kind, total, revision
+)
+select i, null::uuid as target_id, null::text as kind, null::bigint as total, null::bigint as revision from changed
+union all
+select null, target_id, kind::text, total, revision from moved
+union all
+select null, target_id, kind::text, total, revision from reaction_totals t
+where target_id in (select target_id from wish)
+  and not exists (select from moved m where m.target_id = t.target_id and m.kind = t.kind)
+"""
+
+TOTALS = """
+select target_id, kind::text, total, revision from reaction_totals where target_id = any($1::uuid[])
+"""
+
+
+async def settle(pool: Pool, wishes: Sequence[Wish]) -> Settled:
+    """Commit a batch of wishes in one statement.
+
+    Raises `Refused` (unavailable), and then it may have been committed or not: wishing again tells.
+    """
+    last = {(wish.target.id, wish.user, wish.reaction): wish for wish in wishes}
+    final = list(last.values())
+    async with answering(pool) as connection:
+        rows = await connection.fetch(
+            SETTLE,
+            range(len(final)),
+            [wish.target.id for wish in final],
+            [wish.target.kind for wish in final],
+            [wish.user for wish in final],
+            [wish.reaction for wish in final],
+            [wish.present for wish in final],
+        )
+    moved = [final[row["i"]] for row in rows if row["i"] is not None]
+    given = [wish for wish in moved if wish.present]
+    withdrawn = [wish for wish in moved if not wish.present]
+    added: Counter[tuple[UUID, Reaction]] = Counter()
+    for wish in moved:
+        added[wish.target.id, wish.reaction] += 1 if wish.present else -1
+    return Settled(
+        changed=_answers(wishes, last, {(wish.target.id, wish.user, wish.reaction) for wish in moved}),
+        totals=_totals([row for row in rows if row["i"] is None]),
+        added=added,
+        given=given,
+        withdrawn=withdrawn,
+    )
+
+
+async def totals(pool: Pool, targets: Sequence[UUID]) -> dict[UUID, Totals]:
+    """Return the totals of each target that was ever reacted to. Raises `Refused` (unavailable)."""
+    async with answering(pool) as connection:
+        return _totals(await connection.fetch(TOTALS, targets))
+
+
+def _answers(
+    wishes: Sequence[Wish],
+    last: dict[tuple[UUID, UserId, Reaction], Wish],
+    moved: set[tuple[UUID, UserId, Reaction]],
+) -> list[bool]:
+    """Say of each wish whether it changed anything, as if they had been settled one after the other."""
+    there = {key: wish.present != (key in moved) for key, wish in last.items()}  # before the batch
+    answers = []
+    for wish in wishes:
+        key = wish.target.id, wish.user, wish.reaction
+        answers.append(there[key] != wish.present)
+        there[key] = wish.present
+    return answers
+
+
+def _totals(rows: Sequence[asyncpg.Record]) -> dict[UUID, Totals]:
+    found: defaultdict[UUID, Totals] = defaultdict(dict)
+    for row in rows:
+        found[row["target_id"]][Reaction(row["kind"])] = Total(row["total"], row["revision"])
+    return dict(found)
