@@ -18,6 +18,9 @@ from protocol.refusals import ErrorCode, Refused
 TEXT: Final = 0x1
 BINARY: Final = 0x2
 
+_LONGEST_PROBLEM: Final = 120
+"""Characters. An unknown name of a reaction, say, is quoted by the library however long it is."""
+
 
 class Unreadable(Refused):
     """A message that is not a message of the contract. `id` is the command's, if that much could be read."""
@@ -79,11 +82,21 @@ class Codec:
             found = self._only_id(data).id
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             found = None
-        problem, _, path = str(error).partition(" - at `")
-        path = path.rstrip("`") or "$"
-        if path == "$.type" or "missing required field `type`" in problem:
+        problem, path = _problem(str(error))
+        if path == "$.type" or (path == "$" and "missing required field `type`" in problem):
             return Unreadable(ErrorCode.UNKNOWN_TYPE, id=found, path="$.type")
         return Unreadable(ErrorCode.INVALID, f"{problem} (at {path}).", id=found, path=path)
+
+
+def _problem(sentence: str) -> tuple[str, str]:
+    """Split what the library says, such as "Expected `int` >= 0 - at `$.id`". The client's own words may stand in it."""
+    problem, _, path = sentence.rpartition(" - at `")
+    if not problem:
+        problem, path = sentence, "$"
+    path = path.rstrip("`").rpartition("`")[2]
+    if len(problem) > _LONGEST_PROBLEM:
+        problem = problem[:_LONGEST_PROBLEM] + "..."
+    return problem, path
 
 
 JSON: Final = Codec(

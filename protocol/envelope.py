@@ -35,10 +35,10 @@ Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Milliseconds = int
 """A moment: milliseconds since 1970-01-01T00:00Z."""
 
-IdempotencyKey = Annotated[str, Meta(pattern="^[!-~]{1,64}$")]
+IdempotencyKey = Annotated[str, Meta(pattern=r"^[!-~]{1,64}$(?!\n)")]
 """Made by the client, once for each thing that it wants to create, and sent again with every retry."""
 
-RoomRef = Annotated[str, Meta(pattern="^[A-Za-z0-9-]{1,64}$")]
+RoomRef = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}$(?!\n)")]
 """A looproom by its slug or by its id."""
 
 

@@ -14,6 +14,9 @@ _RSV1 = 0x40
 _LENGTH_16 = struct.Struct("!BBH").pack
 _LENGTH_64 = struct.Struct("!BBQ").pack
 
+WINDOW_BITS = 12
+"""A compressor looks back 4 KiB: more helps no message of ours. Who can only take a smaller window gets plain frames."""
+
 COMPRESS_FROM = 256
 """Bytes of payload from which a frame is compressed: below, deflate costs more CPU than it saves on the wire."""
 
@@ -26,11 +29,12 @@ def server_frame(opcode: int, payload: bytes) -> bytes:
 def deflated_frame(opcode: int, payload: bytes) -> bytes:
     """Return a whole, unmasked data frame whose payload is compressed (RFC 7692, section 7.2.1).
 
-    A receiver must have negotiated permessage-deflate with ``server_no_context_takeover``.
+    A receiver must have negotiated permessage-deflate with ``server_no_context_takeover`` and, if any, with a
+    ``server_max_window_bits`` of at least `WINDOW_BITS`.
     """
     if len(payload) < COMPRESS_FROM:
         return server_frame(opcode, payload)
-    deflate = zlib.compressobj(level=1, wbits=-12)
+    deflate = zlib.compressobj(level=1, wbits=-WINDOW_BITS)
     data = deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)
     data = data[:-4]
     return _header(_FIN | _RSV1 | opcode, len(data)) + data

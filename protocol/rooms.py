@@ -60,7 +60,7 @@ class RoomsListed(Answer, tag="room.listed"):
 class ListRooms(Command[RoomsListed], tag="room.list"):
     """Published looprooms by title, all or of one category (its slug)."""
 
-    category: Annotated[str, Meta(pattern="^[a-z0-9-]{1,64}$")] | None = None
+    category: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}$(?!\n)")] | None = None
     after: RoomId | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
 

@@ -25,7 +25,7 @@ from protocol.closing import CloseCode
 from protocol.codec import CODECS, JSON
 from protocol.contract import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
 from protocol.envelope import Command, Message, Person, RoomId, SessionId, UserId
-from protocol.frames import deflated_frame, server_frame
+from protocol.frames import WINDOW_BITS, deflated_frame, server_frame
 from protocol.session import Shed, TokenExpiring
 from server.hub.fanout import frames
 from server.hub.limits import Bucket
@@ -413,7 +413,7 @@ class Connection(asyncio.Protocol):
             self._hub.handshakes_refused += 1
             return
         self.codec = CODECS[cast("str", protocol.subprotocol)]
-        deflated = bool(protocol.extensions)
+        deflated = any(getattr(one, "local_max_window_bits", 0) >= WINDOW_BITS for one in protocol.extensions)
         if self.codec is JSON:
             self.dialect = Dialect.JSON_DEFLATED if deflated else Dialect.JSON
         else:
