@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -84,7 +85,7 @@ def run(slug: str, *, name: str, url: str, data_dir: str | Path) -> int:
     try:
         return asyncio.run(_visit(terminal, slug, name, url.rstrip("/"), Path(data_dir)))
     except Trouble as trouble:
-        terminal.show(str(trouble))
+        print(trouble, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
