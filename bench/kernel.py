@@ -1,0 +1,90 @@
+"""What processes have cost, by the kernel's accounting (/proc), and on which cores they run."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import msgspec
+
+_TICK = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Cost(msgspec.Struct):
+    """CPU seconds in user and in kernel mode, and resident memory in bytes."""
+
+    user: float = 0.0
+    system: float = 0.0
+    resident: int = 0
+
+    @property
+    def cpu(self) -> float:
+        """All CPU seconds."""
+        return self.user + self.system
+
+    def __sub__(self, earlier: Cost) -> Cost:
+        return Cost(self.user - earlier.user, self.system - earlier.system, self.resident - earlier.resident)
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that descend from it."""
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))) is not None:
+            children[int(fields[1])].append(int(entry.name))
+    found = [pid]
+    for parent in found:  # the list grows while it is read
+        found += children[parent]
+    return found
+
+
+def costs(pid: int) -> dict[str, Cost]:
+    """Return the cost of a server so far: ``server`` (its processes), ``postgres`` and ``valkey`` (embedded ones).
+
+    What ended children of these processes have cost is included.
+    """
+    total: defaultdict[str, Cost] = defaultdict(Cost)
+    for member in family(pid):
+        fields = _stat(member)
+        if fields is None:
+            continue
+        cost = total[_role(member)]
+        cost.user += (int(fields[11]) + int(fields[13])) / _TICK
+        cost.system += (int(fields[12]) + int(fields[14])) / _TICK
+        cost.resident += int(fields[21]) * _PAGE
+    return total
+
+
+def pin(pid: int, cores: set[int], role: str) -> None:
+    """Bind the processes of a server that have this role, and all their threads, to `cores`."""
+    for member in family(pid):
+        if _role(member) == role:
+            for task in _tasks(member):
+                os.sched_setaffinity(task, cores)
+
+
+def _role(pid: int) -> str:
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "server"
+    if "postgres" in name:
+        return "postgres"
+    return "valkey" if "valkey" in name or "redis" in name else "server"
+
+
+def _tasks(pid: int) -> list[int]:
+    try:
+        return [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return []
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """Return the fields after the name: state, parent, ... (proc_pid_stat(5)); None when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None

@@ -1,0 +1,266 @@
+"""Connections that cost the tester far less than the server: raw sockets, no task and no object per message.
+
+A `Newcomer` opens the websocket, says hello and joins. Once everyone is in and the room is quiet, each becomes a `Listener`,
+which compares what it receives with the room's log and notes how far it has come. An `Author` is a listener that speaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections import Counter
+from typing import cast
+
+import msgspec
+
+from bench.report import Histogram
+from bench.roomlog import Public, RoomLog, Unexpected, as_public, marked
+from bench.wire import CLOSE, PING, PONG, client_frame, frames, opening_request
+from protocol.chat import ChatSent, SendChat
+from protocol.codec import Codec
+from protocol.envelope import Answer, Command, Error
+from protocol.rooms import JoinRoom, RoomJoined, SendCue
+from protocol.session import Hello, Welcome
+
+_OPENED = b"HTTP/1.1 101 "
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """One connection to make: who, and into which room."""
+
+    token: str
+    room: str
+
+
+class Newcomer(asyncio.Protocol):
+    """A connection on its way into a room; `joined` has the snapshot, or why there is none."""
+
+    def __init__(self, codec: Codec, seat: Seat, host: str, port: int) -> None:
+        self.codec = codec
+        self.seat = seat
+        self.joined: asyncio.Future[RoomJoined] = asyncio.get_running_loop().create_future()
+        self.heard_at = 0.0
+        self._request = opening_request(host, port, codec.name)
+        self._opened = False
+        self._held = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask for a websocket."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        """Take the next step."""
+        self.heard_at = time.monotonic()
+        data = self._held + data
+        if not self._opened:
+            head, end, data = data.partition(b"\r\n\r\n")
+            if not end:
+                self._held = head
+                return
+            if not head.startswith(_OPENED):
+                self._fail(f"the handshake was refused: {head.splitlines()[0].decode(errors='replace')}")
+                return
+            self._opened = True
+            self._send(Hello(self.seat.token, id=1))
+        end_of_last = 0
+        for opcode, _, payload, end_of_last in frames(data):
+            self._frame(opcode, data[payload:end_of_last])
+        self._held = data[end_of_last:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits."""
+        self._fail(f"the connection ended before it was in: {exc or 'closed by the server'}")
+
+    def listen(self, listener: Listener) -> None:
+        """Hand the connection over. Raises `Unexpected` in the middle of a frame: then the room was not quiet."""
+        if self._held:
+            raise Unexpected("the room was not quiet before the measurement")
+        listener.transport = self.transport
+        self.transport.set_protocol(listener)
+
+    def _frame(self, opcode: int, payload: bytes) -> None:
+        if opcode == PING:
+            self.transport.write(client_frame(PONG, payload))
+        elif opcode == CLOSE:
+            self._fail(
+                f"closed with {int.from_bytes(payload[:2], 'big')} {payload[2:].decode(errors='replace')}"
+            )
+        elif not self.joined.done():
+            message = self.codec.decode_reply(payload)
+            if isinstance(message, Welcome):
+                self._send(JoinRoom(self.seat.room, id=2))
+            elif isinstance(message, RoomJoined):
+                self.joined.set_result(message)
+            elif isinstance(message, Error):
+                self._fail(f"{message.code}: {message.message}")
+
+    def _send(self, command: Command[RoomJoined] | Hello) -> None:
+        self.transport.write(client_frame(self.codec.opcode, self.codec.encode(command)))
+
+    def _fail(self, why: str) -> None:
+        if not self.joined.done():
+            self.joined.set_exception(Unexpected(why))
+
+
+class Listener(asyncio.Protocol):
+    """A member that receives: its position in the room's log says what it has."""
+
+    __slots__ = (
+        "_held",
+        "_log",
+        "_said",
+        "codec",
+        "lost",
+        "moments",
+        "others",
+        "position",
+        "positions",
+        "repeated",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, codec: Codec, log: RoomLog, *, sampled: bool) -> None:
+        self.codec = codec
+        self._log = log
+        self._said = log.said
+        self._held = b""
+        self.position = 0
+        self.lost = 0
+        """Counted events that others were sent between two that this one was sent."""
+        self.repeated = 0
+        self.others: Counter[str] = Counter()
+        """What came for this connection alone, by kind; how it ended."""
+        self.moments = array("q") if sampled else None
+        """When something came (monotonic nanoseconds), and how far that was."""
+        self.positions = array("Q")
+
+    def data_received(self, data: bytes) -> None:
+        """Compare with what others received; only what is new or different is looked into."""
+        if not self._held and self._said.startswith(data, self.position):
+            self.position += len(data)
+        else:
+            self._compare(data)
+        if self.moments is not None:
+            self.moments.append(time.monotonic_ns())
+            self.positions.append(self.position)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note the end."""
+        self.others["lost" if exc else "ended"] += 1
+
+    def _compare(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+        known = len(self._said) - self.position
+        if self._said.startswith(data[:known], self.position):
+            self.position += len(data[:known])
+            data = data[known:]  # the log ends where a frame ends
+        else:
+            start = self._log.boundary(self.position)
+            data = bytes(self._said[start : self.position]) + data
+            self.position = start
+        end = 0
+        for opcode, start, payload, end in frames(data):
+            frame = data[start:end]
+            if opcode < CLOSE and self._said.startswith(frame, self.position):
+                self.position += end - start
+            else:
+                self._differs(opcode, frame, data[payload:end])
+        rest = data[end:]
+        if self._said.startswith(rest, self.position):
+            self.position += len(rest)
+        else:
+            self._held = rest
+
+    def _differs(self, opcode: int, frame: bytes, payload: bytes) -> None:
+        if opcode == PING:
+            self.transport.write(client_frame(PONG, payload))
+        elif opcode == CLOSE:
+            self.others[f"close {int.from_bytes(payload[:2], 'big')}"] += 1
+        elif opcode != PONG:
+            message = self.codec.decode_reply(payload)
+            if (event := as_public(message)) is None:
+                self.told(message)
+            else:
+                self._catch_up(frame, event)
+
+    def _catch_up(self, frame: bytes, event: Public) -> None:
+        found = self._said.find(frame, self.position)
+        if found < 0:
+            if self._log.has(event):
+                self.repeated += 1
+                return
+            found = len(self._said)
+            self._log.append(frame, event)
+        self.lost += self._log.counted(found) - self._log.counted(self.position)
+        self.position = found + len(frame)
+
+    def told(self, message: object) -> None:
+        """Take what came for this connection alone."""
+        self.others[f"error {message.code}" if isinstance(message, Error) else type(message).__name__] += 1
+
+    @property
+    def received(self) -> int:
+        """How many counted events came, each once."""
+        return self._log.counted(self.position) - self.lost
+
+    def latencies(self, first_due: int, last_due: int) -> Histogram:
+        """Return how long events with a moment in that span took to get here (of a sampled listener)."""
+        histogram = Histogram()
+        event = 0
+        for moment, position in zip(self.moments or (), self.positions, strict=True):
+            reached = self._log.counted(position)
+            for index in range(event, reached):
+                due = self._log.due(index)
+                if first_due <= due < last_due:
+                    histogram.add(moment - due)
+            event = reached
+        return histogram
+
+
+class Author(Listener):
+    """A member that speaks; it is answered for each event, and hears the room like the others."""
+
+    __slots__ = ("_cue", "_room", "_size", "_waiting", "acknowledged", "answers", "window")
+
+    def __init__(self, codec: Codec, log: RoomLog, room: str, *, cue: bool, size: int) -> None:
+        super().__init__(codec, log, sampled=False)
+        self._room = room
+        self._cue = cue
+        self._size = size
+        self._waiting: dict[int, int] = {}
+        self.acknowledged = 0
+        self.answers = Histogram()
+        """From an event's moment to its answer, of those in `window`."""
+        self.window = (0, 0)
+
+    @property
+    def waiting(self) -> int:
+        """How many events were sent and not answered."""
+        return len(self._waiting)
+
+    def say(self, number: int, due: int) -> None:
+        """Send one event; its latency counts from `due`."""
+        text = marked(number, due, self._size)
+        command: Command[ChatSent] | SendCue
+        if self._cue:
+            command = SendCue(self._room, text, id=number)
+        else:
+            command = SendChat(self._room, text, f"{due:x}-{number:x}", id=number)
+        self._waiting[number] = due
+        self.transport.write(client_frame(self.codec.opcode, self.codec.encode(command)))
+
+    def told(self, message: object) -> None:
+        """Take an answer."""
+        if isinstance(message, (Answer, Error)) and message.id is not None:
+            due = self._waiting.pop(message.id)
+            if not isinstance(message, Error):
+                self.acknowledged += 1
+                if self.window[0] <= due < self.window[1]:
+                    self.answers.add(time.monotonic_ns() - due)
+                return
+        super().told(message)
