@@ -71,9 +71,6 @@ class Calls:
         self._waiting: dict[int, PendingCall] = {}
         self._last_id = 0
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def __iter__(self) -> Iterator[PendingCall]:
         return iter(list(self._waiting.values()))
 

@@ -837,6 +837,73 @@ async def test_a_drained_connection_that_ends_early_waits_for_its_hint(peer: Pee
         assert 59 < waits[0] <= 60
 
 
+async def test_an_old_connection_that_ends_while_the_new_one_opens(peer: Peer) -> None:
+    """The new one takes over; still nothing is felt, and what was in flight is sent again."""
+    async with meeting(peer, at=0) as (client, old):
+        edit = asyncio.create_task(client.call(EditChat(SLUG, line(1).id, "new")))
+        await old.hears(EditChat)
+        calling = asyncio.create_task(client.send_chat(SLUG, "hello"))
+        await old.hears(SendChat)
+        await old.says(Drain(0.0))
+        new = await peer.accept()
+        hello = await new.hears(Hello)
+        await old.closes(CloseCode.DRAINING)
+        while client.connected:  # noqa: ASYNC110 - no event is told of it: that is the point
+            await asyncio.sleep(0.001)
+        await new.says(welcome(hello, recovered(0)))
+        await confirm(new, 1)
+        assert (await calling).offset == 1
+        with pytest.raises(Unanswered):
+            await edit
+        await new.says(said(1))
+        assert await lines(client, 1) == [1]
+
+
+async def test_an_edit_that_the_old_connection_never_answers(peer: Peer) -> None:
+    """The old websocket is not kept for ever: after the patience its outcome is in doubt."""
+    async with meeting(peer, at=0, patience=0.05) as (client, old):
+        edit = asyncio.create_task(client.call(EditChat(SLUG, line(1).id, "new")))
+        await old.hears(EditChat)
+        await old.says(Drain(0.0))
+        await welcomed(peer, recovered(0))
+        with pytest.raises(Unanswered):
+            await edit
+        assert await old.ends() == 1000
+
+
+async def test_a_snapshot_that_can_not_be_read_is_a_departure(peer: Peer) -> None:
+    """The client's own join was answered by something that only a newer client understands."""
+    async with meeting(peer, at=0) as (client, old):
+        await old.says(said(2))
+        new, _ = await welcomed(peer, recovered(2, missed=2))
+        await old.ends()
+        await new.says(said(2))
+        join = await new.hears(JoinRoom)
+        await new.says_bytes(b'{"type": "room.joined", "id": %d, "room": 5}' % join.id)
+        gone = await following(client)
+        assert isinstance(gone, Departure)
+        assert gone.code == "invalid"
+
+
+async def test_a_bug_of_the_client_is_not_silence(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An event that trips the client is logged and the connection begun anew, with the event asked for again."""
+    async with meeting(peer, at=0) as (client, server):
+        with monkeypatch.context() as broken:
+            broken.setattr("protocol.client.rooms.DURABLE", None)
+            await server.says(said(1))
+            await server.ends()
+        assert "could not go on" in caplog.text
+        server, hello = await welcomed(peer, recovered(1, 1))
+        assert hello.resume[0].offset == 0
+        await server.says(said(1))
+        gone = await following(client)
+        assert isinstance(gone, Reconnecting)
+        assert gone.code == CloseCode.INTERNAL
+        assert await lines(client, 1) == [1]
+
+
 # Tokens
 
 
