@@ -158,12 +158,15 @@ class Broker:
         """Hear `channel`. True when Redis has confirmed.
 
         False when it has not within `timeout` seconds, or at once while there is no link: the channel is remembered, and
-        subscribed before the next `on_restored`.
+        `on_restored` is called when it is subscribed after all.
         """
         confirmed = self._subscriptions.want(channel)
         if self._subscriber is not None:
             await asyncio.wait({confirmed}, timeout=self._timeout)
-        return confirmed.done() and confirmed.result()
+        if not confirmed.done():
+            confirmed.add_done_callback(self._confirmed_late)
+            return False
+        return confirmed.result()
 
     def unsubscribe(self, channel: str) -> None:
         """Hear `channel` no more: from this call on none of its publications is handed over."""
@@ -293,10 +296,24 @@ class Broker:
             self._behind = False
             self.reconnects += 1
             _log.warning("publications go through Redis again")
-            try:
-                self._on_restored()
-            except Exception:  # noqa: BLE001 - nor the watching
-                _log.exception("coming back after a loss could not be handled")
+            self._call_restored()
+
+    def _call_restored(self) -> None:
+        try:
+            self._on_restored()
+        except Exception:  # noqa: BLE001 - a bug of the receiver must not end the watching
+            _log.exception("coming back after a loss could not be handled")
+
+    def _confirmed_late(self, confirmed: asyncio.Future[bool]) -> None:
+        if confirmed.result() and self._restored and not self._behind:
+            self._behind = True
+            self._loop.call_soon(self._tell_late)
+
+    def _tell_late(self) -> None:
+        """Tell of all that were confirmed late in this turn; a link that was lost meanwhile is told of when it is back."""
+        if self._restored:
+            self._behind = False
+            self._call_restored()
 
     async def _watch(self) -> None:
         """Probe until the links are lost or deaf. Ticks are counted, not seconds: a loop that stood still is not deaf."""

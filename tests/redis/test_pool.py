@@ -115,7 +115,7 @@ async def test_hung_redis_costs_a_bounded_time(valkey: Valkey) -> None:
     outcomes = await asyncio.gather(*(redis.run(ping()) for _ in range(60)), return_exceptions=True)
     took = time.monotonic() - began
     assert {RedisAway} == {type(outcome) for outcome in outcomes}
-    assert took < 1.5
+    assert took < 3
     valkey.thaw()
     assert await redis.run(ping())
     await redis.aclose()
