@@ -381,7 +381,7 @@ class PresenceTracker:
             room.started.clear()
             room.stopped.clear()
         pulse = room.pulse.take(self._clock())
-        if pulse is not None and room.connections:
+        if pulse is not None:
             self._emit(room.id, pulse)
 
     def _publish(self, room: RoomId, change: Change) -> None:

@@ -141,6 +141,16 @@ class Herald:
         self._renew_at = min(self._renew_at, self._clock())
         self._awake.set()
 
+    @property
+    def leased(self) -> bool:
+        """Whether this node is believed, as far as it knows."""
+        return self._leased_until is not None
+
+    @property
+    def due(self) -> int:
+        """How many rooms have something that is not written yet."""
+        return len(self._due)
+
     def written(self, room: RoomId) -> int | None:
         """Return the sequence up to which a room is written; None when nothing is."""
         book = self._books.get(room)

@@ -114,6 +114,11 @@ class Lookout:
         self._compare_at = self._clock()
         self._awake.set()
 
+    @property
+    def missed(self) -> int:
+        """How many nodes have let their lease end and are not dropped yet."""
+        return len(self._gone_since)
+
     async def load(self, room: RoomId) -> None:
         """Read what is written of a room that was opened. Raises `RedisAway`; then it is read later."""
         roster = self._rosters[room]

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from protocol.envelope import Person, RoomId, UserId
-from protocol.presence import Confidence, RoomPulse, RoomState
+from protocol.presence import Confidence, RoomPulse
 from protocol.reactions import Reaction, Reactor, Tally
 from server.hub.pulse import NAMED, SAMPLE, Pulse
+from tests.audience import Listener
 
 ROOM = RoomId(UUID(int=7))
 INTERVAL = 0.05
@@ -241,32 +242,6 @@ def test_newcomer_hears_what_cancelled() -> None:
     assert room.take() is None
 
 
-class Client:
-    """A client that keeps what it was told, as the contract says it may."""
-
-    def __init__(self, state: RoomState) -> None:
-        self.replace(state)
-
-    def replace(self, state: RoomState) -> None:
-        self.members = {member.id: member for member in state.members}
-        self.online, self.complete = state.online, state.complete
-        self.typing, self.confidence = state.typing, state.confidence
-        self.totals = {kind: total for kind, total in state.reactions.items() if total}
-
-    def hear(self, pulse: RoomPulse) -> None:
-        if pulse.state is not None:
-            self.replace(pulse.state)
-        self.online = self.online if pulse.online is None else pulse.online
-        self.typing = self.typing if pulse.typing is None else pulse.typing
-        self.confidence = self.confidence if pulse.confidence is None else pulse.confidence
-        for member in pulse.joins:
-            self.members[member.id] = member
-        for user in pulse.leaves:
-            self.members.pop(user, None)
-        for kind, tally in pulse.reactions.items():
-            self.totals[kind] = tally.total
-
-
 people = st.integers(min_value=0, max_value=15)
 kinds = st.sampled_from([Reaction.HEART, Reaction.CLAP])
 
@@ -279,7 +254,7 @@ class Merging(RuleBasedStateMachine):
         self.room = Subject(small_room)
         self.room.pulse.counted({})
         self.room.pulse.settle()
-        self.clients = [Client(self.room.pulse.state())]
+        self.clients = [Listener(self.room.pulse.state())]
         self.totals = dict.fromkeys((Reaction.HEART, Reaction.CLAP), 0)
         self.revisions = dict.fromkeys((Reaction.HEART, Reaction.CLAP), 0)
         self.given = dict.fromkeys((Reaction.HEART, Reaction.CLAP), 0)
@@ -325,7 +300,7 @@ class Merging(RuleBasedStateMachine):
 
     @rule()
     def newcomer(self) -> None:
-        self.clients.append(Client(self.room.pulse.state()))
+        self.clients.append(Listener(self.room.pulse.state()))
 
     @rule()
     def beat(self) -> None:
