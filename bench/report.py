@@ -117,13 +117,12 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
-def latency_row(name: str, histogram: Histogram) -> tuple[str, str]:
-    """Return one line of a table for a histogram."""
-    if not len(histogram):
+def latency_row(name: str, summary: Mapping[str, float]) -> tuple[str, str]:
+    """Return one line of a table for a histogram's summary."""
+    if not summary["count"]:
         return name, "none"
-    one = histogram.summary()
-    shown = "  ".join(f"{key} {one[key]:,.1f}" for key in ("p50", "p90", "p99", "p99.9", "max"))
-    return name, f"{shown}  ms ({len(histogram):,})"
+    shown = "  ".join(f"{key} {value:,.1f}" for key, value in summary.items() if key != "count")
+    return name, f"{shown}  ms ({summary['count']:,})"
 
 
 def table(title: str, rows: Sequence[tuple[str, str]]) -> str:
