@@ -128,6 +128,7 @@ class Node:
         """Finish what was begun and close the stores."""
         await self.dispatcher.settle()
         await self.chat.gather.drain()
+        await self.reactions.gather.drain()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -155,7 +156,7 @@ class Node:
 
     def _pulse(self, room: RoomId, pulse: RoomPulse) -> None:
         active = self.hub.members.rooms.get(room)
-        if active is not None:
+        if active is not None and active.connections:
             self.hub.tell(active, pulse, Kind.PULSE)
 
     def _refresh(self, connection: Connection, room: RoomId) -> None:
