@@ -243,6 +243,7 @@ def _limits(settings: Settings) -> Limits:
         commands_rate=settings.commands_per_second,
         commands_burst=settings.commands_burst,
         rooms=settings.max_rooms_per_connection,
+        connections=settings.max_connections,
         origins=[*origins, None],  # a client that is not a browser sends no Origin
         hosts=frozenset(host.lower() for host in settings.allowed_hosts),
     )

@@ -111,6 +111,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     commands_burst: Annotated[
         int, Meta(ge=1, le=100000, description="Commands of one connection, at once.")
     ] = 100
+    max_connections: Annotated[
+        int, Meta(ge=1, le=10000000, description="Websocket connections that a node takes; others get 503.")
+    ] = 50000
     new_sessions_per_second: Annotated[
         float, Meta(gt=0, le=100000, description="New sessions that a node takes, sustained; others wait.")
     ] = 1000

@@ -401,6 +401,9 @@ class Connection(asyncio.Protocol):
         elif self._hub.draining:
             response = protocol.reject(HTTPStatus.SERVICE_UNAVAILABLE, "This node is stopping; try again.\n")
             response.headers["Retry-After"] = "1"
+        elif len(self._hub.members.connections) > self._hub.limits.connections:
+            response = protocol.reject(HTTPStatus.SERVICE_UNAVAILABLE, "This node is full; try again.\n")
+            response.headers["Retry-After"] = "5"
         else:
             response = protocol.accept(request)
             if isinstance(protocol.handshake_exc, InvalidHandshake) and "Sec-WebSocket-Version" in str(

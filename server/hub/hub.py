@@ -34,6 +34,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     commands_rate: float
     commands_burst: float
     rooms: int
+    connections: int
     origins: Sequence[Origin | re.Pattern[str] | None] | None
     hosts: frozenset[str]
     write_high: int = 65536
