@@ -1,0 +1,181 @@
+"""Sessions in Postgres: one for each sign-in, and the refresh tokens that keep it going.
+
+All refresh tokens of a session are a family, and the row of the session is its lock. A token is used once and replaced by its
+successor. The cases, each with a test:
+
+1. the current token: it is replaced;
+2. the last one again within the grace, its successor unused (an answer was lost, two tabs asked at once): the same successor;
+3. any other one that was replaced (it was copied, by whom can't be known): the session ends;
+4. a token of a session that has ended, or that was not used for too long: refused, nothing changes;
+5. a token that was never given out: refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, auto
+
+from msgspec import Struct
+
+from protocol.envelope import SessionId, UserId
+from storage.postgres.pool import Connection, Pool, answering
+
+LIVE_SESSIONS = """
+select s.id, s.user_id, u.name, u.avatar, u.role::text, u.tier::text,
+       s.ended_at is not null as ended, u.banned_at is not null as banned
+from sessions s join users u on u.id = s.user_id
+where s.id = any($1::uuid[])
+"""
+
+OPEN_SESSION = """
+with opened as (
+    insert into sessions (user_id, device) values ($1, $2) returning id
+), first as (
+    insert into refresh_tokens (hash, session_id, expires_at)
+    select $3, id, now() + make_interval(secs => $4) from opened
+)
+select id from opened
+"""
+
+LOCK_FAMILY = """
+select id from sessions where id = (select session_id from refresh_tokens where hash = $1) for update
+"""
+
+# Run after the lock, as a statement of its own: so it sees what the one before has committed.
+FAMILY = """
+select s.id, s.user_id, u.role::text, u.tier::text,
+       s.ended_at is not null as ended,
+       u.banned_at is not null as banned,
+       t.expires_at <= clock_timestamp() as expired,
+       t.replaced_by,
+       n.replaced_at is null and t.replaced_at > clock_timestamp() - make_interval(secs => $2) as repeats
+from refresh_tokens t
+join sessions s on s.id = t.session_id
+join users u on u.id = s.user_id
+left join refresh_tokens n on n.hash = t.replaced_by
+where t.hash = $1
+"""
+
+ROTATE = """
+with used as (
+    update refresh_tokens set replaced_at = clock_timestamp(), replaced_by = $2 where hash = $1
+), seen as (
+    update sessions set last_seen_at = now() where id = $3
+), forgotten as (
+    delete from refresh_tokens where session_id = $3 and expires_at <= now()
+)
+insert into refresh_tokens (hash, session_id, expires_at) values ($2, $3, now() + make_interval(secs => $4))
+"""
+
+END_SESSION = """
+update sessions set ended_at = now(), ended_because = $2 where id = $1 and ended_at is null
+"""
+
+END_FAMILY = """
+update sessions set ended_at = now(), ended_because = $2
+where id = (select session_id from refresh_tokens where hash = $1) and ended_at is null
+returning id
+"""
+
+FORGET_SESSIONS = """
+delete from sessions where id in (
+    select id from sessions where last_seen_at < now() - make_interval(secs => $1) limit 10000
+)
+"""
+
+
+class LiveSession(Struct, frozen=True):
+    """What a session is right now."""
+
+    id: SessionId
+    user_id: UserId
+    name: str
+    avatar: str | None
+    role: str
+    tier: str
+    ended: bool
+    banned: bool
+
+
+class Outcome(Enum):
+    """What became of a refresh token that was presented."""
+
+    REPLACED = auto()
+    REPEATED = auto()
+    REUSED = auto()
+    ENDED = auto()
+
+
+class Family(Struct, frozen=True):
+    """Whose refresh token it was, and what became of it. `successor` is the hash of the token that counts now."""
+
+    outcome: Outcome
+    session: SessionId
+    user: UserId
+    role: str
+    tier: str
+    successor: bytes
+
+
+async def live_sessions(pool: Pool, ids: Sequence[SessionId]) -> dict[SessionId, LiveSession]:
+    """Read sessions in one statement; those that were never there are missing in the answer."""
+    async with answering(pool) as connection:
+        rows = await connection.fetch(LIVE_SESSIONS, ids)
+    return {row["id"]: LiveSession(*row.values()) for row in rows}
+
+
+async def open_session(
+    pool: Pool, user: UserId, device: str, token_hash: bytes, *, lifetime: float
+) -> SessionId:
+    """Begin a session with its first refresh token, which lives `lifetime` seconds unless it is used."""
+    async with answering(pool) as connection:
+        session: SessionId = await connection.fetchval(OPEN_SESSION, user, device, token_hash, lifetime)
+    return session
+
+
+async def use_token(
+    pool: Pool, token_hash: bytes, successors: Sequence[bytes], *, lifetime: float, grace: float
+) -> Family | None:
+    """Use a refresh token, in one transaction with its family locked. None for one that was never given out.
+
+    `successors` are the hashes that may follow it, the one to use now first; `lifetime` and `grace` are in seconds.
+    """
+    async with answering(pool) as connection, connection.transaction():
+        if await connection.fetchval(LOCK_FAMILY, token_hash) is None:
+            return None
+        return await _use_locked(connection, token_hash, successors, lifetime, grace)
+
+
+async def _use_locked(
+    connection: Connection, token_hash: bytes, successors: Sequence[bytes], lifetime: float, grace: float
+) -> Family | None:
+    row = await connection.fetchrow(FAMILY, token_hash, grace)
+    if row is None:
+        return None
+    session: SessionId = row["id"]
+    replaced_by: bytes | None = row["replaced_by"]
+    if row["ended"] or row["banned"] or row["expired"]:
+        outcome = Outcome.ENDED
+    elif replaced_by is None:
+        await connection.execute(ROTATE, token_hash, successors[0], session, lifetime)
+        outcome = Outcome.REPLACED
+    elif row["repeats"]:
+        # A successor made with a key that is no longer known can't be given out again; nor is that a sign of theft.
+        outcome = Outcome.REPEATED if replaced_by in successors else Outcome.ENDED
+    else:
+        await connection.execute(END_SESSION, session, "refresh token reused")
+        outcome = Outcome.REUSED
+    return Family(outcome, session, row["user_id"], row["role"], row["tier"], replaced_by or successors[0])
+
+
+async def end_family(pool: Pool, token_hash: bytes, reason: str) -> SessionId | None:
+    """End the session of a refresh token, current or not. None when nothing was to be ended."""
+    async with answering(pool) as connection:
+        session: SessionId | None = await connection.fetchval(END_FAMILY, token_hash, reason)
+    return session
+
+
+async def forget_sessions(pool: Pool, after: float) -> None:
+    """Delete sessions whose last token was given out more than `after` seconds ago, with their tokens; some at a time."""
+    async with answering(pool) as connection:
+        await connection.execute(FORGET_SESSIONS, after)
