@@ -1,0 +1,171 @@
+"""Tokens: the access token that says who one is for ten minutes, and the refresh token that gets the next one.
+
+An access token is a JWT (RFC 9068, ``typ: at+jwt``) signed with Ed25519. It proves `sub` and `sid` alone; `role` and
+`subscriptionTier` are hints for clients and edges, the live session decides. Only this code makes tokens, so their header is
+one of a few known strings, one for each key, and it is compared as a whole: there is no algorithm to choose, no key to be
+fetched, and no extension to be understood or ignored.
+
+A refresh token is 256 opaque bits. Its successor is computed from it and a secret that no token holds, so that the same
+token presented twice has the same successor, and nothing that a thief of the database could use is stored.
+
+Keys rotate in three steps, without a token lost: add the new one at the end of `signing_keys` on every node, then put it
+first, then, once the last token of the old one has expired, take the old one out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
+from collections.abc import Callable
+from typing import Final
+from uuid import UUID, uuid4
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from msgspec import Struct
+
+from protocol.envelope import SessionId, UserId
+from protocol.refusals import ErrorCode, Refused
+from server.settings import Settings
+
+LEEWAY_SECONDS: Final = 2.0
+"""How far the clocks of two nodes may be apart."""
+LONGEST_TOKEN: Final = 4096
+_SUCCESSOR_PURPOSE: Final = b"looprooms: successor of a refresh token, v1"
+
+
+class Claims(Struct, frozen=True):
+    """What an access token proves. `expires_at` is in seconds since 1970."""
+
+    user: UserId
+    session: SessionId
+    expires_at: float
+
+
+class _Header(Struct):
+    kid: str
+    alg: str = "EdDSA"
+    typ: str = "at+jwt"
+
+
+class _Payload(Struct):
+    iss: str
+    aud: str
+    sub: UUID
+    sid: UUID
+    role: str
+    subscriptionTier: str  # noqa: N815 - the claim's name
+    jti: str
+    iat: int
+    exp: int
+
+
+_decode_payload = msgspec.json.Decoder(_Payload).decode
+
+
+class Tokens:
+    """Signs and checks tokens with the keys of the settings, which are loaded once.
+
+    `clock` is in seconds since 1970. Raises `ValueError` when there is no key.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        seeds = {
+            kid: urlsafe_b64decode(seed + "=")
+            for kid, _, seed in (key.partition(":") for key in settings.signing_keys)
+        }
+        if not seeds:
+            raise ValueError("no key to sign access tokens with")
+        keys = {kid: Ed25519PrivateKey.from_private_bytes(seed) for kid, seed in seeds.items()}
+        first = next(iter(keys))
+        self._signing_key = keys[first]
+        self._signing_header = _header(first)
+        self._verifying_keys: dict[str, Ed25519PublicKey] = {
+            _header(kid): key.public_key() for kid, key in keys.items()
+        }
+        self._successor_keys = [_derived(seed) for seed in seeds.values()]
+        self._issuer = settings.issuer
+        self._audience = settings.audience
+        self._lifetime = settings.access_token_seconds
+        self._clock = clock
+
+    def sign(self, *, user: UserId, session: SessionId, role: str, tier: str) -> tuple[str, float]:
+        """Return an access token, and the seconds that it lives."""
+        now = int(self._clock())
+        payload = _Payload(
+            iss=self._issuer,
+            aud=self._audience,
+            sub=user,
+            sid=session,
+            role=role,
+            subscriptionTier=tier,
+            jti=uuid4().hex,
+            iat=now,
+            exp=now + self._lifetime,
+        )
+        signed = f"{self._signing_header}.{_base64(msgspec.json.encode(payload))}"
+        return f"{signed}.{_base64(self._signing_key.sign(signed.encode()))}", float(self._lifetime)
+
+    def verify(self, token: str) -> Claims:
+        """Return what `token` proves. Raises `Refused`: ``token_expired`` if it was good once, else ``token_invalid``."""
+        payload = self._authentic(token)
+        now = self._clock()
+        if payload.iss != self._issuer or payload.aud != self._audience or payload.iat > now + LEEWAY_SECONDS:
+            raise Refused(ErrorCode.TOKEN_INVALID)
+        if payload.exp + LEEWAY_SECONDS <= now:
+            raise Refused(ErrorCode.TOKEN_EXPIRED)
+        return Claims(UserId(payload.sub), SessionId(payload.sid), float(payload.exp))
+
+    def _authentic(self, token: str) -> _Payload:
+        """Return what was signed with one of our keys. Raises `Refused`."""
+        header, _, rest = token.partition(".")
+        key = self._verifying_keys.get(header)
+        if key is None or len(token) > LONGEST_TOKEN or not token.isascii():
+            raise Refused(ErrorCode.TOKEN_INVALID)
+        body, _, signature = rest.partition(".")
+        try:
+            raw = urlsafe_b64decode(signature + "==")
+            if _base64(raw) != signature:  # some characters hold bits that decoding ignores
+                raise Refused(ErrorCode.TOKEN_INVALID)
+            key.verify(raw, f"{header}.{body}".encode())
+            return _decode_payload(urlsafe_b64decode(body + "=="))
+        except (Base64Error, InvalidSignature, msgspec.MsgspecError, UnicodeDecodeError):
+            raise Refused(ErrorCode.TOKEN_INVALID) from None
+
+    def successors(self, refresh_token: str) -> list[str]:
+        """Return the successor of a refresh token under each key, that of the signing key first.
+
+        While keys rotate, the one that was given out may have been computed with any of them.
+        """
+        token = refresh_token.encode()
+        return [_base64(hmac.digest(key, token, "sha256")) for key in self._successor_keys]
+
+
+def new_refresh_token() -> str:
+    """Make the first refresh token of a session."""
+    return _base64(secrets.token_bytes(32))
+
+
+def refresh_hash(refresh_token: str) -> bytes:
+    """Return what is stored of a refresh token. It is random enough that a plain hash keeps it secret."""
+    return hashlib.sha256(refresh_token.encode()).digest()
+
+
+def _header(kid: str) -> str:
+    return _base64(msgspec.json.encode(_Header(kid)))
+
+
+def _derived(seed: bytes) -> bytes:
+    """Derive a key of another purpose from a signing seed."""
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=_SUCCESSOR_PURPOSE).derive(seed)
+
+
+def _base64(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
