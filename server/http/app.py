@@ -1,0 +1,96 @@
+"""The Starlette application of one node: every route, from one list of endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from protocol.refusals import Refused
+from server.http import auth, operations, page
+from server.http.documents import contract, openapi
+from server.http.endpoint import JSON, Endpoint
+from server.http.guards import Guard
+from server.http.problems import answer_refused, answer_routing
+from server.passwords import Passwords
+
+if TYPE_CHECKING:
+    from server.node import Node
+
+_DOCUMENT_HEADERS: Final = {"cache-control": "no-cache"}
+
+Respond = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(node: Node) -> Starlette:
+    """Make the HTTP side of `node`. It uses its settings, stores and tokens, and tells it of sessions that were ended."""
+    passwords = Passwords()
+    endpoints = [
+        *auth.endpoints(auth.Accounts(node, passwords)),
+        *operations.endpoints(operations.Operations(node)),
+    ]
+    app = Starlette(
+        routes=[*_routes(endpoints), *_documents(endpoints)],
+        middleware=[
+            Middleware(
+                Guard,
+                hosts=node.settings.allowed_hosts,
+                origins=node.settings.allowed_origins,
+                methods={endpoint.method for endpoint in endpoints},
+            )
+        ],
+        exception_handlers={Refused: answer_refused, HTTPException: answer_routing},
+    )
+    app.router.redirect_slashes = False
+    app.state.passwords = passwords
+    return app
+
+
+def _routes(endpoints: Sequence[Endpoint]) -> list[Route]:
+    """One route per path, whatever its methods, so that the Allow header of a 405 names them all."""
+    paths: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+    return [Route(path, _by_method(methods), methods=list(methods)) for path, methods in paths.items()]
+
+
+def _by_method(methods: dict[str, Endpoint]) -> Respond:
+    async def respond(request: Request) -> Response:
+        return await methods["GET" if request.method == "HEAD" else request.method].respond(request)
+
+    return respond
+
+
+def _documents(endpoints: Sequence[Endpoint]) -> list[Route]:
+    described, messages = openapi(endpoints), contract()
+    html = page.render(described, messages).encode()
+    return [
+        Route("/", _redirect),
+        Route("/openapi.json", _constant(msgspec.json.encode(described), JSON)),
+        Route("/schema.json", _constant(msgspec.json.encode(messages), "application/schema+json")),
+        Route("/docs", _constant(html, "text/html; charset=utf-8", page.POLICY)),
+        Route("/docs.css", _constant(page.STYLE.read_bytes(), "text/css; charset=utf-8")),
+        Route("/docs.js", _constant(page.SCRIPT.read_bytes(), "text/javascript; charset=utf-8")),
+    ]
+
+
+async def _redirect(_: Request) -> Response:
+    return RedirectResponse("/docs")
+
+
+def _constant(content: bytes, media_type: str, policy: str | None = None) -> Respond:
+    headers = _DOCUMENT_HEADERS | {"content-type": media_type}
+    if policy is not None:
+        headers["content-security-policy"] = policy
+
+    async def respond(_: Request) -> Response:
+        return Response(content, headers=headers)
+
+    return respond

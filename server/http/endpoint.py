@@ -1,0 +1,81 @@
+"""One operation of the HTTP side: a typed function, and what everyone must know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protocol.refusals import ErrorCode, Refused
+
+MOST_BODY_BYTES: Final = 65536
+JSON: Final = "application/json"
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """A method of a path. `handle` gets the request, and the body if `body` says of what type it is.
+
+    `answer` is the type of a good response; a `Response` that `handle` returns goes out as it is. `refuses` are the codes that
+    only this operation has; those that any can have are in `documents`.
+    """
+
+    method: str
+    path: str
+    summary: str
+    handle: Callable[..., Awaitable[Any]]
+    body: type[Struct] | None = None
+    answer: type[Struct] | None = None
+    media_type: str = JSON
+    status: int = 200
+    refuses: tuple[ErrorCode, ...] = ()
+    signed_in: bool = False
+    group: str
+
+    async def respond(self, request: Request) -> Response:
+        """Check the body, call `handle`, and encode what it returns. Raises `Refused`."""
+        if self.body is None:
+            result = await self.handle(request)
+        else:
+            result = await self.handle(request, decode_body(self.body, await read_body(request)))
+        if isinstance(result, Response):
+            return result
+        headers = {"cache-control": "no-store"}
+        if result is None:
+            return Response(status_code=self.status, headers=headers)
+        return Response(msgspec.json.encode(result), self.status, headers, JSON)
+
+
+async def read_body(request: Request) -> bytes:
+    """Read a JSON body of at most `MOST_BODY_BYTES`. Raises `Refused` (media_type_refused, too_large)."""
+    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().replace('"', "")
+    if kind.strip().lower() != JSON or charset not in ("", "charset=utf-8"):
+        raise Refused(ErrorCode.MEDIA_TYPE_REFUSED)
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Refused(ErrorCode.MEDIA_TYPE_REFUSED, "Send the body as it is, without a content encoding.")
+    length = request.headers.get("content-length", "0")
+    # A server class other than ours might let nonsense through; ours does not.
+    if not length.isdecimal() or int(length) > MOST_BODY_BYTES:
+        raise Refused(ErrorCode.TOO_LARGE)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BODY_BYTES:
+            raise Refused(ErrorCode.TOO_LARGE)
+    return bytes(body)
+
+
+def decode_body(kind: type[Struct], body: bytes) -> Struct:
+    """Decode a body. Raises `Refused`: malformed for what is no JSON, invalid with its path for a wrong field."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `")
+        path = path.rstrip("`") or "$"
+        raise Refused(ErrorCode.INVALID, f"{problem} (at {path}).", path=path) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise Refused(ErrorCode.MALFORMED, "Send one JSON object as the body.") from None

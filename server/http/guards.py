@@ -1,0 +1,115 @@
+"""What every request passes before anything else, and every response after: host, origin, headers, and a last catch.
+
+The lists are those that the websocket's handshake checks. There are no cookies, so a page of a foreign origin could do no
+more than a program; it is refused anyway, as on the websocket, so that an origin is either allowed everywhere or nowhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Final
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from protocol.refusals import ErrorCode, Refused
+from server.http.problems import response_of
+
+_LOGGER = logging.getLogger("looprooms.http")
+
+PREFLIGHT_SECONDS: Final = 600
+_SECURITY: Final = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+class Guard:
+    """ASGI middleware around all routes."""
+
+    def __init__(
+        self, app: ASGIApp, *, hosts: Iterable[str], origins: Iterable[str], methods: Iterable[str]
+    ) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._origins = frozenset(origins)
+        self._methods = ", ".join(sorted(methods))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        started = False
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                self._finish(MutableHeaders(scope=message), origin)
+            await send(message)
+
+        try:
+            response = self._checked(scope, headers, origin)
+            if response is None:
+                await self._app(scope, receive, send_guarded)
+            else:
+                await response(scope, receive, send_guarded)
+        except ClientDisconnect:
+            return
+        except Exception:
+            reference = uuid4().hex[:12]
+            _LOGGER.exception("%s %s failed; reference %s", scope["method"], scope["path"], reference)
+            if started:
+                raise
+            advice = f"{ErrorCode.INTERNAL.advice} (reference {reference})"
+            await response_of(Refused(ErrorCode.INTERNAL, advice, retry_after=1.0))(
+                scope, receive, send_guarded
+            )
+
+    def _checked(self, scope: Scope, headers: Headers, origin: str | None) -> Response | None:
+        """Return a response when the request goes no further."""
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or name_of(hosts[0]) not in self._hosts:
+            return response_of(Refused(ErrorCode.HOST_REFUSED))
+        if origin is None:
+            return None
+        if origin not in self._origins:
+            return response_of(Refused(ErrorCode.ORIGIN_REFUSED))
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            return Response(
+                status_code=HTTPStatus.NO_CONTENT,
+                headers={
+                    "access-control-allow-methods": self._methods,
+                    "access-control-allow-headers": "authorization, content-type",
+                    "access-control-max-age": str(PREFLIGHT_SECONDS),
+                },
+            )
+        return None
+
+    def _finish(self, headers: MutableHeaders, origin: str | None) -> None:
+        for name, value in _SECURITY.items():
+            headers.setdefault(name, value)
+        headers.add_vary_header("Origin")
+        if origin in self._origins:
+            headers["access-control-allow-origin"] = str(origin)
+            headers["access-control-expose-headers"] = "retry-after"
+
+
+def name_of(host: str) -> str:
+    """Return the name in a Host header, without the port, in lower case; an IPv6 address keeps its brackets."""
+    name, colon, port = host.rpartition(":")
+    if colon and port.isdecimal():
+        return name.lower()
+    return host.lower()
