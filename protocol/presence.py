@@ -42,8 +42,10 @@ class RoomPulse(Event, tag="room.pulse"):
     """All that changed in a room since the last pulse, and nothing else.
 
     `online`, `typing` and `confidence` replace what was known. `joins` and `leaves` are exact in a small room and left
-    out in a large one. `reactions` has how many of a kind were added (may be negative) and the new total; `reactors` are
-    a few of those who reacted. `state`, when present, replaces everything that was known (sent after frames were shed).
+    out in a large one; they may name someone whom your snapshot already has or no longer has, or who has a new name.
+    `reactions` has how many of a kind were added (may be negative) and the new total, which is what counts; `reactors` are
+    a few of those who reacted. `state`, when present, replaces everything that was known: it is sent when a room becomes
+    large or small, and after frames were shed.
     """
 
     room: RoomId

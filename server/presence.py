@@ -67,6 +67,7 @@ class _Room:
         "roster",
         "started",
         "stopped",
+        "told",
     )
 
     def __init__(self, room: RoomId, *, small_room: int, interval: float) -> None:
@@ -78,6 +79,8 @@ class _Room:
         self.started: dict[UserId, None] = {}
         self.stopped: dict[UserId, None] = {}
         self.armed: asyncio.TimerHandle | None = None
+        self.told = False
+        """Whether anyone may have been told anything: not while it opens."""
 
     def _touch(self, user: UserId, before: Person | None) -> None:
         self.pulse.touch(user, before)
@@ -145,9 +148,7 @@ class PresenceTracker:
             self.close(room)
             raise
         opened.pulse.settle()
-        if opened.armed is not None:
-            opened.armed.cancel()
-            opened.armed = None
+        opened.told = True
 
     def close(self, room: RoomId) -> None:
         """Forget a room. Nothing happens when it is not open."""
@@ -369,7 +370,7 @@ class PresenceTracker:
     def _stir(self, room: RoomId) -> None:
         """Have the room pulse as soon as it may."""
         known = self._rooms.get(room)
-        if known is not None and known.armed is None:
+        if known is not None and known.told and known.armed is None:
             now = self._clock()
             known.armed = self._loop.call_later(known.pulse.earliest(now) - now, self._beat, known)
 

@@ -67,6 +67,18 @@ async def test_two_nodes_see_each_other(valkey: Valkey, pool: Pool, room: RoomId
         assert not north.presence.is_present(room, person(2).id)
 
 
+async def test_nobody_is_told_while_a_room_opens(valkey: Valkey, pool: Pool, room: RoomId) -> None:
+    """What is read while a room opens is in its first snapshot, and in no pulse."""
+    async with Neighbour(valkey.url, pool) as north, Neighbour(valkey.url, pool) as south:
+        await north.open(room)
+        north.enter(room, 1, 2)
+        await until(lambda: north.herald_wrote(room))
+        await south.open(room)
+        await asyncio.sleep(0.05)
+        assert south.sees(room, 1, 2)
+        assert south.listeners[room].pulses == []
+
+
 async def test_many_connections_are_one_person(valkey: Valkey, pool: Pool, room: RoomId) -> None:
     """A person with tabs on two nodes comes once and goes once, with the last of them."""
     async with Neighbour(valkey.url, pool) as north, Neighbour(valkey.url, pool) as south:
