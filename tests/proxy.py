@@ -86,10 +86,13 @@ class Proxy:
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 await self._flowing.wait()
+                if writer.transport.is_closing():
+                    return
                 writer.write(data)
                 await writer.drain()
             await self._flowing.wait()
-            writer.write_eof()
+            if not writer.transport.is_closing():
+                writer.write_eof()
 
 
 @contextlib.asynccontextmanager

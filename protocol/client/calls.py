@@ -29,7 +29,7 @@ class PendingCall:
     Nobody waits for the answer of an `internal` one, which the client sends by itself.
     """
 
-    __slots__ = ("answer", "command", "data", "internal", "link")
+    __slots__ = ("answer", "command", "data", "internal", "link", "repeated")
 
     def __init__(
         self, command: Command[Any], data: bytes, answer: asyncio.Future[Any], *, internal: bool
@@ -39,6 +39,8 @@ class PendingCall:
         self.answer = answer
         self.internal = internal
         self.link: object | None = None
+        self.repeated = False
+        """Whether it may have been done already by an earlier sending."""
 
     @property
     def again(self) -> bool:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgspec
 
-from protocol.client.calls import Calls, PendingCall
+from protocol.client.calls import Calls, PendingCall, refused
 from protocol.client.carrier import Carrier
 from protocol.client.inbox import Inbox
 from protocol.client.link import Link
@@ -151,10 +151,17 @@ class Traffic:
                 self.rooms.joined(answer)  # even when nobody waits any more: the server has let us in
             elif isinstance(answer, RoomLeft):
                 self.rooms.left(answer)
-        if call is not None:
+        if call is not None and call.repeated and isinstance(answer, Error) and _says_later(answer):
+            # The first sending may have been done, so this is no answer yet.
+            asyncio.get_running_loop().call_later(answer.retry_after or 1.0, self._send_again, link, call)
+        elif call is not None:
             call.resolve(answer)
         elif isinstance(answer, Error) and answer.id is None:
             log.warning("the server could not read a message of ours: %s", answer.message)
+
+    def _send_again(self, link: Link, call: PendingCall) -> None:
+        if call.link is link and self._calls.get(call.command.id) is call:
+            link.post(call.data)
 
     async def ready(self, link: Link) -> None:
         """See `Passenger`. When too much waits to be iterated over, the socket is not read, and TCP slows the server."""
@@ -188,6 +195,7 @@ class Traffic:
         self.rooms.resumed(asked, link.welcome.resumed)
         for call in self._calls:
             if not call.internal and (call.link is None or call.again):
+                call.repeated = call.repeated or call.link is not None
                 call.link = link
                 link.post(call.data)
 
@@ -202,6 +210,7 @@ class Traffic:
             if call.link is link:
                 if call.again:
                     call.link = None
+                    call.repeated = True
                 else:
                     call.fail(Unanswered(call.name))
 
@@ -235,3 +244,7 @@ class Traffic:
             self.end = error
             self.inbox.end(last)
             self._calls.fail_all(error)
+
+
+def _says_later(error: Error) -> bool:
+    return refused(error).code.retryable

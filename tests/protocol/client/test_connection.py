@@ -642,6 +642,20 @@ async def test_a_line_in_flight_is_sent_again_with_its_key(peer: Peer) -> None:
         assert (await calling).offset == 1
 
 
+async def test_a_line_sent_again_is_not_given_up_for_want_of_room(peer: Peer) -> None:
+    """The first sending may have been committed, so "later" is no answer to the second: it is sent once more."""
+    async with meeting(peer, at=0) as (client, server):
+        calling = asyncio.create_task(client.send_chat(SLUG, "hello"))
+        await server.hears(SendChat)
+        server.breaks()
+        server, _ = await welcomed(peer, recovered(0))
+        second = await server.hears(SendChat)
+        await server.says(Error(id=second.id, code="rate_limited", message="Slowly.", retry_after=0.01))
+        third = await confirm(server, 1)
+        assert third.key == second.key
+        assert (await calling).offset == 1
+
+
 async def test_everything_that_may_be_done_twice_is_sent_again(peer: Peer) -> None:
     """Joins, reads and reactions, in the order in which they were made."""
     target = Target(kind=TargetKind.LOOPROOM, id=ROOM)
