@@ -365,8 +365,8 @@ class Visit:
         elif command == "/who":
             await self._who()
         elif command == "/confidence" and re.fullmatch(r"[1-9]|10", rest):
-            answer = await self._client.call(SetConfidence(self._ref, int(rest)))
-            self._terminal.show(f"* {_confidence(answer.confidence)}")
+            await self._client.call(SetConfidence(self._ref, int(rest)))
+            self._terminal.show(f"* You are at {rest}.")
         elif command == "/edit" and rest and self._mine is not None:
             await self._client.call(EditChat(self._ref, self._mine, rest))
         elif command == "/remove" and self._mine is not None:
@@ -416,6 +416,8 @@ def _count(online: int | None) -> str:
 
 
 def _confidence(confidence: Confidence) -> str:
+    if confidence.count == 0:
+        return "The confidence meter is empty"
     people = "1 person" if confidence.count == 1 else f"{confidence.count} people"
     return f"The room's confidence is {confidence.mean:.1f} ({people})"
 

@@ -117,6 +117,8 @@ async def test_what_happens_is_shown(peer: Peer) -> None:
         visit.show(RoomPulse(ROOM, joins=[ADA]))
         visit.show(RoomPulse(ROOM, online=812))
         visit.show(RoomPulse(ROOM, confidence=Confidence(mean=6.5, count=2)))
+        visit.show(RoomPulse(ROOM, confidence=Confidence(mean=7, count=1)))
+        visit.show(RoomPulse(ROOM, confidence=Confidence(mean=0, count=0)))
         visit.show(Cue(ROOM, "breathe in"))
         visit.show(Shed(3, 1))
         assert clock(paper.fresh()) == [
@@ -128,6 +130,8 @@ async def test_what_happens_is_shown(peer: Peer) -> None:
             "* Cy[2J left (2 here)",
             "* 812 here",
             "* The room's confidence is 6.5 (2 people)",
+            "* The room's confidence is 7.0 (1 person)",
+            "* The confidence meter is empty",
             "* Bo: breathe in",
             "* Your terminal reads slowly; some reactions and typing were left out.",
         ]
@@ -201,7 +205,7 @@ async def test_typed_lines(peer: Peer) -> None:
         await typed("/heart off", RemoveReaction, ReactionRemoved(True, {}, id=0))
         await typed("/heart off", RemoveReaction, ReactionRemoved(False, {}, id=0))
         assert paper.fresh() == [
-            "* The room's confidence is 10.0 (1 person)",
+            "* You are at 10.",
             "* 5 here: Ada, Cy[2J and 3 more",
             "! You have given your heart already.",
             "! You have given no heart.",
