@@ -5,7 +5,8 @@ frame is built at most once per dialect that someone in the room speaks (four at
 there is one call per socket and nothing else: no encoding, no await, no task, no object per receiver.
 
 A room of thousands would hold up everyone else's commands and heartbeats while it is written to, so a turn stops after
-`SLICE` writes and goes on in the next one.
+`SLICE` writes and goes on in the next one. A room is framed when its turn has come and not before: what is said in it while
+others are written to goes along.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Fanout:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._dirty: list[Room] = []
+        self._dirty: deque[Room] = deque()
         self._writes: deque[tuple[bytes, Sequence[Write]]] = deque()
         self._scheduled = False
         self.deliveries = 0
@@ -73,16 +74,26 @@ class Fanout:
     def turn(self) -> None:
         """Write one slice. It schedules itself as long as there is something to write."""
         self.turns += 1
-        if not self._writes:
-            dirty, self._dirty = self._dirty, []
-            self._frame(dirty)
-        self._write(SLICE)
+        left = self._write(SLICE)
+        if left and self._dirty:
+            self._frame(self._next_rooms(left))
+            self._write(left)
         if self._writes or self._dirty:
             self._loop.call_soon(self.turn)
         else:
             self._scheduled = False
 
-    def _write(self, left: int) -> None:
+    def _next_rooms(self, most: int) -> list[Room]:
+        """Take rooms in their order until they have `most` connections; the others go on gathering meanwhile."""
+        rooms: list[Room] = []
+        while self._dirty and most > 0:
+            room = self._dirty.popleft()
+            most -= len(room.connections)
+            rooms.append(room)
+        return rooms
+
+    def _write(self, left: int) -> int:
+        """Do at most `left` of the writes that are framed; return how many more may be done."""
         while self._writes and left > 0:
             data, writes = self._writes.popleft()
             if len(writes) > left:
@@ -96,6 +107,7 @@ class Fanout:
                     RuntimeError
                 ):  # this transport was closed since the audience was made; free of cost when not
                     self.closed += 1
+        return left
 
     def _frame(self, rooms: Sequence[Room]) -> None:
         joined: dict[Connection, list[bytes]] = {}
