@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from protocol.envelope import RoomId
-from protocol.presence import Confidence
+from protocol.client import Client
+from protocol.envelope import Command, RoomId
+from protocol.presence import Confidence, ListPresence, RoomPulse, RoomState, SetConfidence, SetTyping
 from protocol.reactions import Reaction, Reactor, Tally
+from protocol.refusals import ErrorCode, Refused
+from protocol.rooms import JoinRoom, LeaveRoom, RoomJoined
 from server.presence import WRITING_SECONDS
 from storage.postgres.pool import Pool
 from storage.presence import Count, end_lease
 from storage.redis.pool import Command, delete
+from tests.audience import Listener
+from tests.hosting import hosting, make_room
 from tests.neighbours import GRACE, LEASE, Neighbour, person
 from tests.redis.valkeys import Valkey, until
 
@@ -40,6 +47,18 @@ class Clock:
 async def keys(neighbour: Neighbour) -> list[bytes]:
     """Return all that is in Redis."""
     return await neighbour.redis.run(Command(("KEYS", "*"), sorted))
+
+
+def joined_state(joined: RoomJoined) -> RoomState:
+    """Return the ephemeral part of a snapshot."""
+    return RoomState(
+        online=joined.online,
+        members=joined.members,
+        complete=joined.complete,
+        reactions=joined.reactions,
+        confidence=joined.confidence,
+        typing=joined.typing,
+    )
 
 
 async def keys_become(neighbour: Neighbour, expected: list[bytes], within: float) -> None:
@@ -502,3 +521,64 @@ async def test_nonsense_changes_nothing(valkey: Valkey, pool: Pool, room: RoomId
         north.presence.leave(RoomId(uuid4()), person(1).id, 1, at_once=True)
         assert north.presence.idle(RoomId(uuid4()))
         assert north.presence.state(RoomId(uuid4())).online == 0
+
+
+async def told(client: Client, listener: Listener, condition: Callable[[Listener], bool]) -> None:
+    """Read pulses until what they tell is as expected."""
+    async with asyncio.timeout(SOON):
+        while not condition(listener):
+            event = await anext(client)
+            if isinstance(event, RoomPulse):
+                listener.hear(event)
+
+
+async def test_commands(valkey: Valkey, pool: Pool, database_url: str) -> None:
+    """Over a socket: who is here, page by page; typing and confidence reach the others; none of it outside of the room."""
+    await make_room(pool, "calm")
+    async with hosting(database_url, valkey.url, pool) as host:
+        one, other = await host.client("One"), await host.client("Other")
+        refusing: list[Command[Any]] = [
+            ListPresence(room="calm"),
+            SetTyping(room="calm", typing=True),
+            SetConfidence(room="calm", level=5),
+            ListPresence(room="no-such-room"),
+        ]
+        for command in refusing:
+            with pytest.raises(Refused) as refused:
+                await one.call(command)
+            assert refused.value.code == ErrorCode.NOT_IN_ROOM
+        joined = await one.call(JoinRoom(room="calm"))
+        assert [member.name for member in joined.members] == ["One"]
+        listener = Listener(joined_state(joined))
+        await other.call(JoinRoom(room="calm"))
+        await told(one, listener, lambda known: known.online == 2)
+        assert listener.members[other.user.id].name == "Other"
+
+        first = await one.call(ListPresence(room="calm", limit=1))
+        assert (first.online, len(first.members), first.next) == (2, 1, first.members[0].id)
+        second = await one.call(ListPresence(room="calm", limit=1, after=first.next))
+        assert second.next is None
+        assert {first.members[0].id, second.members[0].id} == {one.user.id, other.user.id}
+
+        await other.call(SetTyping(room="calm", typing=True))
+        noted = await other.call(SetConfidence(room="calm", level=7))
+        assert noted.confidence == Confidence(mean=7.0, count=1)
+        await told(one, listener, lambda known: bool(known.typing) and known.confidence.count == 1)
+        assert listener.typing == [other.user]
+        await other.call(LeaveRoom(room="calm"))
+        await told(one, listener, lambda known: known.online == 1)
+        assert (listener.typing, listener.confidence.count) == ([], 0)
+        assert listener.went == [other.user.id]
+
+
+@pytest.mark.parametrize("level", [0, 11])
+async def test_level_out_of_range(valkey: Valkey, pool: Pool, database_url: str, level: int) -> None:
+    """A level that is none is refused with the name of its field, and the connection stays."""
+    await make_room(pool, "calm")
+    async with hosting(database_url, valkey.url, pool) as host:
+        one = await host.client("One")
+        await one.call(JoinRoom(room="calm"))
+        with pytest.raises(Refused) as refused:
+            await one.call(SetConfidence(room="calm", level=level))
+        assert (refused.value.code, refused.value.path) == (ErrorCode.INVALID, "$.level")
+        assert (await one.call(SetConfidence(room="calm", level=10))).confidence.mean == 10

@@ -7,20 +7,23 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
-from protocol.envelope import Person, RoomId, UserId
-from protocol.reactions import Reaction, Reactor, Target, TargetKind
+from protocol.envelope import Command, Person, RoomId, UserId
+from protocol.presence import RoomPulse
+from protocol.reactions import AddReaction, Reaction, Reactor, RemoveReaction, Tally, Target, TargetKind
 from protocol.refusals import ErrorCode, Refused
+from protocol.rooms import JoinRoom
 from server.node import Node
 from server.reactions import Outcome, ReactionWriter, Wanted
 from storage import reactions
 from storage.postgres.pool import Pool
 from storage.reactions import Total, Wish, settle, totals
+from tests.hosting import hosting, make_room
 from tests.neighbours import Neighbour
 from tests.redis.valkeys import Valkey, until
 
@@ -272,3 +275,42 @@ async def test_redis_is_away(valkey: Valkey, pool: Pool) -> None:
         await until(lambda: south.listeners[here].totals == {HEART: 2})
         valkey.start()
         await until(lambda: north.listeners[here].totals == {HEART: 2})
+
+
+async def test_commands(valkey: Valkey, pool: Pool, database_url: str) -> None:
+    """Over a socket: given once, taken back once, seen by the other; nothing outside of a room that one is in."""
+    here = await make_room(pool, "calm")
+    draft = await make_room(pool, "draft", status="DRAFT")
+    calm = Target(kind=TargetKind.LOOPROOM, id=here)
+    async with hosting(database_url, valkey.url, pool) as host:
+        one, other = await host.client("One"), await host.client("Other")
+        for target, code in (
+            (calm, ErrorCode.NOT_IN_ROOM),
+            (Target(kind=TargetKind.LOOPROOM, id=draft), ErrorCode.NOT_FOUND),
+            (room(), ErrorCode.NOT_FOUND),
+            (Target(kind=TargetKind.VYBE, id=here), ErrorCode.NOT_FOUND),
+            (Target(kind=TargetKind.COMMENT, id=uuid4()), ErrorCode.NOT_FOUND),
+        ):
+            refusing: list[Command[Any]] = [
+                AddReaction(target=target, reaction=HEART),
+                RemoveReaction(target=target, reaction=HEART),
+            ]
+            for command in refusing:
+                with pytest.raises(Refused) as refused:
+                    await one.call(command)
+                assert refused.value.code == code
+        await one.call(JoinRoom(room="calm"))
+        await other.call(JoinRoom(room="calm"))
+        first = await one.call(AddReaction(target=calm, reaction=HEART))
+        assert (first.added, first.counts) == (True, {HEART: 1})
+        again = await one.call(AddReaction(target=calm, reaction=HEART))
+        assert (again.added, again.counts) == (False, {HEART: 1})
+        async with asyncio.timeout(5):
+            while not (isinstance(event := await anext(other), RoomPulse) and event.reactions):
+                pass
+        assert event.reactions == {HEART: Tally(added=1, total=1)}
+        assert event.reactors == [Reactor(person=one.user, reaction=HEART)]
+        gone = await one.call(RemoveReaction(target=calm, reaction=HEART))
+        assert (gone.removed, gone.counts) == (True, {HEART: 0})
+        assert not (await one.call(RemoveReaction(target=calm, reaction=HEART))).removed
+        assert await stored(pool) == {}
