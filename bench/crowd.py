@@ -109,7 +109,7 @@ async def _work(pipe: Pipe, plan: Plan) -> None:
     def take_order() -> None:
         try:
             orders.put_nowait(pipe.recv())
-        except EOFError:
+        except (EOFError, OSError):
             loop.remove_reader(pipe.fileno())
             orders.put_nowait(None)
 

@@ -7,6 +7,7 @@ which compares what it receives with the room's log and notes how far it has com
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from array import array
 from collections import Counter
@@ -225,13 +226,14 @@ class Listener(asyncio.Protocol):
 class Author(Listener):
     """A member that speaks; it is answered for each event, and hears the room like the others."""
 
-    __slots__ = ("_cue", "_room", "_size", "_waiting", "acknowledged", "answers", "window")
+    __slots__ = ("_cue", "_keys", "_room", "_size", "_waiting", "acknowledged", "answers", "window")
 
     def __init__(self, codec: Codec, log: RoomLog, room: str, *, cue: bool, size: int) -> None:
         super().__init__(codec, log, sampled=False)
         self._room = room
         self._cue = cue
         self._size = size
+        self._keys = secrets.token_hex(8)
         self._waiting: dict[int, int] = {}
         self.acknowledged = 0
         self.answers = Histogram()
@@ -250,7 +252,7 @@ class Author(Listener):
         if self._cue:
             command = SendCue(self._room, text, id=number)
         else:
-            command = SendChat(self._room, text, f"{due:x}-{number:x}", id=number)
+            command = SendChat(self._room, text, f"{self._keys}-{number}", id=number)
         self._waiting[number] = due
         self.transport.write(client_frame(self.codec.opcode, self.codec.encode(command)))
 
