@@ -18,7 +18,8 @@ from protocol.rooms import JoinRoom, LeaveRoom, RoomJoined
 from server.presence import WRITING_SECONDS
 from storage.postgres.pool import Pool
 from storage.presence import Count, end_lease
-from storage.redis.pool import Command, delete
+from storage.redis.pool import Command as RedisCommand
+from storage.redis.pool import delete
 from tests.audience import Listener
 from tests.hosting import hosting, make_room
 from tests.neighbours import GRACE, LEASE, Neighbour, person
@@ -46,7 +47,7 @@ class Clock:
 
 async def keys(neighbour: Neighbour) -> list[bytes]:
     """Return all that is in Redis."""
-    return await neighbour.redis.run(Command(("KEYS", "*"), sorted))
+    return await neighbour.redis.run(RedisCommand(("KEYS", "*"), sorted))
 
 
 def joined_state(joined: RoomJoined) -> RoomState:
@@ -240,7 +241,7 @@ async def test_redis_is_flushed(valkey: Valkey, pool: Pool, room: RoomId) -> Non
         north.enter(room, 1)
         south.enter(room, 2)
         await until(lambda: north.sees(room, 1, 2) and south.sees(room, 1, 2), SOON)
-        await north.redis.run(Command(("FLUSHALL",), bool))
+        await north.redis.run(RedisCommand(("FLUSHALL",), bool))
         for number in range(3, 9):
             north.enter(room, number)
             await asyncio.sleep(0.01)
