@@ -81,7 +81,7 @@ class ErrorCode(StrEnum):
     )
     TOO_MANY_ROOMS = "too_many_rooms", 409, False, "Leave a looproom before you join another."
     TOO_LARGE = "too_large", 413, False, "Send less in one request."
-    TOO_SLOW = "too_slow", 408, True, "Send the whole request within 10 seconds."
+    TOO_SLOW = "too_slow", 408, False, "Send the whole request within 10 seconds."
     MEDIA_TYPE_REFUSED = "media_type_refused", 415, False, "Send application/json."
     RATE_LIMITED = "rate_limited", 429, True, "Wait for `retry_after` seconds, then try again."
     BUSY = "busy", 503, True, "The server has more to do than it can carry. Wait for `retry_after` seconds."

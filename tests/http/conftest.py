@@ -1,0 +1,90 @@
+"""A node for each test, on a database of its own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from server.settings import Settings, load
+from storage.embedded import DataFolder
+from storage.postgres.embedded import TEST_SETTINGS, EmbeddedPostgres
+from storage.postgres.migrations import migrate
+from storage.redis.embedded import EmbeddedValkey
+from tests.http.serving import Site, new_key, serving
+
+_NUMBERS = itertools.count(1)
+
+
+@dataclass
+class Servers:
+    """The real servers that all tests of the HTTP side use."""
+
+    postgres: EmbeddedPostgres
+    valkey: EmbeddedValkey
+
+    async def settings(self, **variables: str) -> Settings:
+        """Make a new database, and return settings that use it."""
+        name = f"http_{next(_NUMBERS)}"
+        connection = await asyncpg.connect(self.postgres.dsn("postgres"))
+        try:
+            await connection.execute(f"create database {name} template http_template strategy file_copy")
+        finally:
+            await connection.close()
+        environment = {
+            "DATABASE_URL": self.postgres.dsn(name),
+            "REDIS_URL": self.valkey.url(),
+            "LOOPROOMS_SIGNING_KEYS": new_key("a"),
+            **variables,
+        }
+        return load(environment, folder=Path("/nonexistent")).settings
+
+
+def _folder() -> Path:
+    """Make a folder in memory whose path is short enough for a socket."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="lr-http-", dir=memory if memory.is_dir() else None))
+    folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    return folder
+
+
+@pytest.fixture(scope="session")
+async def servers() -> AsyncIterator[Servers]:
+    """Start Postgres and Valkey, once."""
+    folder = _folder()
+    data = DataFolder.claim(folder / "data")
+    postgres = EmbeddedPostgres(data, TEST_SETTINGS, durable=False)
+    valkey = EmbeddedValkey(data)
+    await postgres.start()
+    await valkey.start()
+    try:
+        connection = await asyncpg.connect(postgres.dsn("postgres"))
+        await connection.execute("create database http_template")
+        await connection.close()
+        await migrate(postgres.dsn("http_template"))
+        yield Servers(postgres, valkey)
+    finally:
+        await valkey.stop()
+        await postgres.stop()
+        data.release()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def settings(servers: Servers) -> Settings:
+    """Give settings with a database of one's own."""
+    return await servers.settings()
+
+
+@pytest.fixture
+async def site(settings: Settings) -> AsyncIterator[Site]:
+    """Give a node that serves."""
+    async with serving(settings) as running:
+        yield running
