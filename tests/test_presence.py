@@ -17,7 +17,7 @@ from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import JoinRoom, LeaveRoom, RoomJoined
 from server.presence import WRITING_SECONDS
 from storage.postgres.pool import Pool
-from storage.presence import Count, end_lease
+from storage.presence import Count, Entry, Shift, end_lease, packet
 from storage.redis.pool import Command as RedisCommand
 from storage.redis.pool import delete
 from tests.audience import Listener
@@ -221,9 +221,11 @@ async def test_redis_is_emptied(valkey: Valkey, pool: Pool, room: RoomId) -> Non
         south.enter(room, 2)
         await until(lambda: north.sees(room, 1, 2) and south.sees(room, 1, 2), SOON)
         valkey.kill()
+        await until(lambda: not north.broker.healthy)
         north.enter(room, 3)
         north.leave(room, 1)
-        await until(lambda: north.sees(room, 2, 3), SOON)
+        north.presence.typing(room, person(3).id, on=True)
+        await until(lambda: north.sees(room, 2, 3) and north.listeners[room].typing, SOON)
         assert south.sees(room, 1, 2)
         valkey.start()
         await until(lambda: south.sees(room, 2, 3), 1.5 * LEASE + SOON)
@@ -231,6 +233,7 @@ async def test_redis_is_emptied(valkey: Valkey, pool: Pool, room: RoomId) -> Non
             await east.open(room)
             await until(lambda: east.sees(room, 2, 3), 1.5 * LEASE + SOON)
         assert north.listeners[room].went == south.listeners[room].went == [person(1).id]
+        assert south.listeners[room].typing == []
 
 
 async def test_redis_is_flushed(valkey: Valkey, pool: Pool, room: RoomId) -> None:
@@ -522,6 +525,66 @@ async def test_nonsense_changes_nothing(valkey: Valkey, pool: Pool, room: RoomId
         north.presence.leave(RoomId(uuid4()), person(1).id, 1, at_once=True)
         assert north.presence.idle(RoomId(uuid4()))
         assert north.presence.state(RoomId(uuid4())).online == 0
+
+
+async def test_open_again_and_given_up(valkey: Valkey, pool: Pool, room: RoomId) -> None:
+    """Opening an open room changes nothing; an opening that is given up leaves nothing behind."""
+    async with Neighbour(valkey.url, pool) as north:
+        await north.open(room)
+        north.enter(room, 1)
+        await north.presence.open(room)
+        assert north.presence.is_present(room, person(1).id)
+        other = RoomId(uuid4())
+        opening = asyncio.create_task(north.presence.open(other))
+        await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert north.presence.totals(other) is None
+        assert north.presence.herald.written(other) is None
+
+
+async def test_farewell_without_redis(valkey: Valkey, pool: Pool, room: RoomId) -> None:
+    """A node stops without Redis, too; its lease ends by itself."""
+    async with Neighbour(valkey.url, pool) as north:
+        await north.open(room)
+        north.enter(room, 1)
+        await until(lambda: north.herald_wrote(room))
+        valkey.kill()
+    assert north.presence.totals(room) is None
+
+
+async def test_late_end_of_a_room(valkey: Valkey, pool: Pool, room: RoomId) -> None:
+    """That a node had closed a room, heard again after it has opened it again, changes nothing."""
+    async with Neighbour(valkey.url, pool) as north:
+        await north.open(room)
+        other = b"the node"
+        north.presence._rooms[room].roster.replace(other, 9, [Entry(person(1))])
+        for sequence, here in ((8, True), (9, True), (10, False)):
+            north.presence.receive(room, packet(Shift(other, sequence, closed=True)).json)
+            assert north.presence.is_present(room, person(1).id) is here
+
+
+async def test_expiry_survives_a_bug(
+    valkey: Valkey, pool: Pool, room: RoomId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure while graces end does not keep later ones from ending."""
+    async with Neighbour(valkey.url, pool) as north:
+        await north.open(room)
+        north.enter(room, 1)
+        tick = north.presence.tick
+        ticks = 0
+
+        def fail_once() -> None:
+            nonlocal ticks
+            ticks += 1
+            if ticks == 1:
+                raise ValueError("a bug")
+            tick()
+
+        monkeypatch.setattr(north.presence, "tick", fail_once)
+        north.drop(room, 1)
+        await until(lambda: north.presence.idle(room), GRACE + SOON)
 
 
 async def told(client: Client, listener: Listener, condition: Callable[[Listener], bool]) -> None:

@@ -179,7 +179,8 @@ class Herald:
             if not self._due:
                 self._awake.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._awake.wait(), max(0.0, self._renew_at - self._clock()))
+                    async with asyncio.timeout(max(0.0, self._renew_at - self._clock())):
+                        await self._awake.wait()
 
     async def round(self) -> None:
         """Do what is due once. Raises `RedisAway`; then it stays due."""
@@ -260,9 +261,7 @@ class Herald:
 
     def _done(self, write: Write) -> None:
         self._before_lease.discard(write.room)
-        book = self._books.get(write.room)
-        if book is None:
-            return
+        book = self._books[write.room]
         if not write.closed:
             book.written = write.sequence
         elif book.closed:
@@ -270,10 +269,9 @@ class Herald:
 
     def _failed(self, room: RoomId) -> None:
         """Whether it was written is not known."""
-        book = self._books.get(room)
-        if book is not None and book.closed:
+        if self._books[room].closed:
             self._due[room] = None
-        elif book is not None:
+        else:
             self._write_anew(room)
 
     def _lost_lease(self) -> None:

@@ -152,7 +152,8 @@ class Lookout:
             if not self._doubts:
                 self._awake.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._awake.wait(), max(0.0, look_at - self._clock()))
+                    async with asyncio.timeout(max(0.0, look_at - self._clock())):
+                        await self._awake.wait()
 
     async def look(self) -> None:
         """Look once at the leases, and compare when it is time. Raises `RedisAway`."""

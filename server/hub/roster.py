@@ -199,10 +199,9 @@ class Roster:
         entry = self.entry(user)
         before = self.people.get(user)
         if entry is None:
-            if before is not None:
-                self._touch(user, before)
-                del self.people[user]
-                self._writing.pop(user, None)
+            self._touch(user, before)
+            self.people.pop(user, None)
+            self._writing.pop(user, None)
         elif entry.person != before:
             self._touch(user, before)
             self.people[user] = entry.person

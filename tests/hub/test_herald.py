@@ -375,6 +375,9 @@ async def test_runs_by_itself(subject: Subject, valkey: Valkey) -> None:
         await subject.redis.run(Command(("DEL", f"lr:{{{ROOM}}}:nodes"), int))
         await until(lambda: len(subject.published) == 3)
         assert await subject.is_right()
+        subject.come(*range(4, 2 * AT_ONCE))
+        await until(lambda: len(subject.published) == 5)
+        assert await subject.is_right()
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -123,10 +123,14 @@ async def test_not_believed_without_a_lease(subject: Subject) -> None:
 async def test_dead_leftovers_are_removed(subject: Subject) -> None:
     """What a node left that never comes back is removed from Redis."""
     await subject.write(NORTH, 5, 1, lease=False)
+    await subject.write(SOUTH, 5, 2)
     await subject.lookout.load(ROOM)
     await subject.looks(4)
-    assert subject.roster.nodes == set()
-    assert (await read_nodes(subject.redis, [ROOM]))[ROOM] == {}
+    assert subject.roster.nodes == {SOUTH}
+    assert (await read_nodes(subject.redis, [ROOM]))[ROOM] == {SOUTH: 5}
+    await take_lease(subject.redis, NORTH, LEASE)
+    await subject.looks(1)
+    assert subject.sees(2)
 
 
 async def test_doubt_is_read(subject: Subject) -> None:
@@ -291,12 +295,24 @@ async def test_comparing_finds_nodes(subject: Subject) -> None:
     await write_rosters(subject.redis, NORTH, [Write(ROOM, 6, closed=True)])
     await subject.looks(6)
     assert subject.sees()
-    await subject.write(NORTH, 7, 1)
-    await subject.looks(4)
-    await subject.write(NORTH, 8, 1, 2)
-    await subject.looks(1)
+
+
+async def test_room_that_is_closed_while_comparing(subject: Subject) -> None:
+    """What is found about a room that was closed meanwhile is nothing."""
+    await subject.write(NORTH, 5, 1)
+    await subject.lookout.load(ROOM)
+    await subject.write(NORTH, 6, 1, 2)
+    subject.lookout.restored()
+    await subject.lookout.look()
     subject.lookout.forget(ROOM)
     await subject.looks(1)
+    subject.lookout.watch(ROOM, Roster(lambda _user, _before: None))
+    subject.lookout.restored()
+    looking = asyncio.create_task(subject.lookout.look())
+    await asyncio.sleep(0)
+    subject.lookout.forget(ROOM)
+    await looking
+    assert subject.lookout.read == 1
 
 
 async def test_comparing_tells_of_our_own(subject: Subject) -> None:

@@ -166,6 +166,7 @@ def test_reactors_are_few_and_new() -> None:
     for reactor in [*named, named[-1]]:
         room.pulse.reactor(reactor)
     room.pulse.unreactor(named[7])
+    room.pulse.unreactor(named[0])
     told = room.take()
     assert told is not None
     assert told.reactors == [named[4], named[5], named[6], named[8]]

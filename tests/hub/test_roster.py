@@ -57,7 +57,7 @@ def test_one_person_on_two_nodes() -> None:
     assert told.moves() == ({user(2)}, set())
     told.roster.remove(user(1))
     assert told.moves() == (set(), set())
-    assert told.roster.apply(Shift(NORTH, 6, gone=[user(1)]))
+    assert told.roster.apply(Shift(NORTH, 6, gone=[user(1), user(7)]))
     assert told.moves() == (set(), {user(1)})
     assert list(told.roster.people) == [user(2)]
 
