@@ -38,12 +38,13 @@ class _Server(uvicorn.Server):
 
 @dataclass
 class Site:
-    """One node that serves. `number` makes every account of a test another one."""
+    """One node that serves. `connections` are those that uvicorn knows of; `number` makes every account of a test another one."""
 
     node: Node
     app: Starlette
     client: httpx2.AsyncClient
     port: int
+    connections: set[Any]
     number: int = field(default=0)
 
     @property
@@ -106,7 +107,7 @@ async def serving(settings: Settings, http: type[HttpConnection] = HttpConnectio
             assert not running.done()
             await asyncio.sleep(0.001)
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            yield Site(node, app, client, port)
+            yield Site(node, app, client, port, server.server_state.connections)
     finally:
         server.should_exit = True
         await running

@@ -162,7 +162,7 @@ async def test_banned(site: Site) -> None:
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Basic abc", "Bearer a.b.c", "Bearer é"])
 async def test_no_token(site: Site, header: str | None) -> None:
     """Without a good access token one is told to get one, in the words of RFC 6750."""
-    headers = {} if header is None else {"authorization": header.encode("latin-1")}
+    headers = {} if header is None else {b"authorization": header.encode("latin-1")}
     answer = await site.client.get("/me", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (401, "token_invalid")
     assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
