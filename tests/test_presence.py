@@ -24,6 +24,9 @@ from tests.audience import Listener
 from tests.hosting import hosting, make_room
 from tests.neighbours import GRACE, LEASE, Neighbour, person
 from tests.redis.valkeys import Valkey, until
+from tests.stores import database_url, pool, postgres, valkey
+
+__all__ = ["database_url", "pool", "postgres", "valkey"]  # fixtures
 
 SOON = 2.0
 """Seconds in which what is not lost arrives, on a machine that has much else to do."""

@@ -26,6 +26,9 @@ from storage.reactions import Total, Wish, settle, totals
 from tests.hosting import hosting, make_room
 from tests.neighbours import Neighbour
 from tests.redis.valkeys import Valkey, until
+from tests.stores import database_url, pool, postgres, valkey
+
+__all__ = ["database_url", "pool", "postgres", "valkey"]  # fixtures
 
 HEART, CLAP = Reaction.HEART, Reaction.CLAP
 
