@@ -237,8 +237,12 @@ class Crowd:
         )
 
     async def finish(self, expected: dict[str, int], bases: dict[str, int], patience: float) -> Outcome:
-        """Wait until everyone has everything, `patience` seconds at most, and tell."""
-        await _until(lambda: all(m.received >= expected[room] for room, m in self._members), patience)
+        """Wait until everyone has everything, or nothing has come for `patience` seconds, and tell."""
+        received = -1
+        while (now := sum(member.received for _, member in self._members)) != received:
+            received = now
+            if await _until(lambda: all(m.received >= expected[room] for room, m in self._members), patience):
+                break
         outcome = Outcome()
         first, last = self._readings
         outcome.delivered = last[0] - first[0]

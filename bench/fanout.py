@@ -29,7 +29,8 @@ from bench.swarm import Seat
 
 START_SECONDS = 1.0
 """Between the order to speak and the first event, so that every process has heard it."""
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 2.0
+"""How long after the last delivery what has not come counts as lost."""
 BUSY = 0.9
 """The share of a core from which a tester's process counts as the bottleneck."""
 _STEP_SECONDS = 180.0

@@ -93,6 +93,16 @@ def machine() -> dict[str, Any]:
     }
 
 
+def machine_line() -> str:
+    """Return the machine in one line."""
+    one = machine()
+    versions = "  ".join(f"{name} {version}" for name, version in one["versions"].items())
+    return (
+        f"{one['processor']}, {one['cores']} cores, Linux {one['kernel']}, Python {one['python']}, "
+        f"{one['commit']}, load {one['load_before']}; {versions}"
+    )
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,0 +1,70 @@
+"""The whole question, put to the stand-in by processes of testers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from bench.fanout import Figures, Question, Team, described, measure, plans, result
+from bench.roomlog import Unexpected
+from bench.swarm import Seat
+from tests.bench.peer import Peer
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    peer = Peer()
+    yield peer
+    await peer.stop()
+
+
+def _ask(question: Question, port: int) -> Figures:
+    team = Team(
+        plans(
+            question,
+            host="127.0.0.1",
+            port=port,
+            members=[[Seat("listener", "a-room")] * (question.members - question.authors)],
+            authors=[[Seat("author", "a-room")] * question.authors],
+            cores=None,
+        )
+    )
+    try:
+        return measure(question, team, os.getpid())
+    finally:
+        team.dismiss()
+
+
+@pytest.mark.parametrize("event", ["chat", "cue"])
+async def test_the_figures_are_of_everyone(peer: Peer, event: str) -> None:
+    """Two processes of listeners and one of authors: every event reaches each of ten, and the costs are there."""
+    question = Question(
+        event=event, members=10, authors=2, clients=2, rate=100, seconds=0.5, warmup=0.2, sample=1
+    )
+    figures = await asyncio.to_thread(_ask, question, await peer.start())
+    assert (figures.said, figures.acknowledged) == (70, 70)
+    assert (figures.received, figures.missing, figures.duplicates, figures.disorder) == (700, 0, 0, 0)
+    assert figures.latency["count"] == 8 * 50
+    assert figures.cpu_share["server"] > 0
+    assert len(figures.tester_cpu_share) == 3
+    text = described(question, figures, {"settings": "its own"})
+    assert "0 missing of 700 at 0 connections" in text
+    assert msgspec.json.encode(result(question, figures, {}))
+
+
+async def test_a_loss_is_in_the_report(peer: Peer) -> None:
+    """A server that leaves one line out for one member does not pass for one that doesn't."""
+    peer.skip = {3: {20}}
+    question = Question(members=4, authors=1, rate=100, seconds=0.5, warmup=0.0)
+    figures = await asyncio.to_thread(_ask, question, await peer.start())
+    assert (figures.missing, figures.short_connections) == (1, 1)
+
+
+async def test_a_server_that_is_not_there_is_one_sentence() -> None:
+    """What went wrong in a process of testers is told by the one that started it."""
+    with pytest.raises(Unexpected, match="cannot connect"):
+        await asyncio.to_thread(_ask, Question(members=2, authors=1), 1)
