@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from server.http.connection import HttpConnection
-from server.settings import Settings
+from tests.http.conftest import Servers
 from tests.http.serving import Site, serving
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -29,10 +29,17 @@ class Hurried(HttpConnection):
     LOOK_SECONDS: ClassVar[float] = 0.2
 
 
-@pytest.fixture
-async def hurried(settings: Settings) -> AsyncIterator[Site]:
+@pytest.fixture(scope="module")
+async def site(servers: Servers) -> AsyncIterator[Site]:
+    """Give a node that all tests here share."""
+    async with serving(await servers.settings()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def hurried(servers: Servers) -> AsyncIterator[Site]:
     """Give a node whose connections have little time."""
-    async with serving(settings, Hurried) as running:
+    async with serving(await servers.settings(), Hurried) as running:
         yield running
 
 

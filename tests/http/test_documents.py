@@ -1,0 +1,245 @@
+"""The documents are complete, true to what is served, and shown by a page that needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from protocol.closing import CloseCode, reconnects
+from protocol.contract import ANSWERS, COMMANDS, EVENTS, tag_of
+from protocol.refusals import ErrorCode
+from server.http.documents import answer_of, contract
+from tests.http.conftest import Servers
+from tests.http.serving import PASSWORD, Site, serving
+
+Document = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+async def site(servers: Servers) -> AsyncIterator[Site]:
+    """Give a node that all tests here share."""
+    async with serving(await servers.settings()) as running:
+        yield running
+
+
+@pytest.fixture
+async def openapi(site: Site) -> Document:
+    """Fetch the OpenAPI description."""
+    answer = await site.client.get("/openapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    found: Document = answer.json()
+    return found
+
+
+@pytest.fixture
+async def page(site: Site) -> str:
+    """Fetch the page."""
+    return (await site.client.get("/docs")).text
+
+
+def operations(openapi: Document) -> Iterator[tuple[str, str, Document]]:
+    """List every operation."""
+    for path, methods in openapi["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def references(value: Any) -> Iterator[str]:
+    """List every reference in a document."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if name == "$ref":
+                yield part
+            else:
+                yield from references(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from references(part)
+
+
+def resolved(document: Document, reference: str) -> Any:
+    """Follow a reference inside a document."""
+    found: Any = document
+    for part in reference.removeprefix("#/").split("/"):
+        found = found[part]
+    return found
+
+
+async def test_openapi_is_whole(openapi: Document) -> None:
+    """Every reference leads somewhere, every operation has an id of its own, a summary, an answer and its refusals."""
+    assert openapi["openapi"].startswith("3.1")
+    for reference in references(openapi):
+        assert resolved(openapi, reference)
+    ids = [operation["operationId"] for _, _, operation in operations(openapi)]
+    assert len(ids) == len(set(ids)) >= 8
+    for path, _, operation in operations(openapi):
+        assert operation["summary"]
+        assert operation["description"]
+        good = [status for status in operation["responses"] if status < "300"]
+        assert len(good) == 1, path
+        for status, response in operation["responses"].items():
+            assert response["description"]
+            if status >= "400":
+                assert list(response["content"]) == ["application/problem+json"]
+
+
+async def test_openapi_has_every_route(site: Site, openapi: Document) -> None:
+    """What is served is described, but for the documents themselves; what is described is served."""
+    served = {route.path for route in site.app.routes}  # type: ignore[attr-defined] # all are of Starlette's Route
+    documents = {"/", "/docs", "/docs.css", "/docs.js", "/openapi.json", "/schema.json"}
+    assert served - documents == set(openapi["paths"])
+
+
+async def test_openapi_is_true(site: Site, openapi: Document) -> None:
+    """Real answers have exactly the fields that are described, and refusals have statuses and codes that are announced."""
+    account = await site.register()
+    headers = {"authorization": f"Bearer {account['access_token']}"}
+    calls: list[tuple[str, str, dict[str, Any]]] = [
+        ("post", "/auth/register", {"json": {"email": "b@example.org", "password": PASSWORD, "name": "B"}}),
+        ("post", "/auth/register", {"json": {"email": "b@example.org", "password": PASSWORD, "name": "B"}}),
+        ("post", "/auth/register", {"json": {"email": "b@example.org", "password": "password", "name": "B"}}),
+        ("post", "/auth/register", {"json": {}}),
+        ("post", "/auth/login", {"json": {"email": "b@example.org", "password": PASSWORD}}),
+        ("post", "/auth/login", {"json": {"email": "b@example.org", "password": "wrong wrong"}}),
+        ("post", "/auth/login", {"content": b"x"}),
+        ("post", "/auth/refresh", {"json": {"refresh_token": account["refresh_token"]}}),
+        ("post", "/auth/refresh", {"json": {"refresh_token": "x"}}),
+        ("get", "/me", {"headers": headers}),
+        ("get", "/me", {}),
+        ("get", "/me", {"headers": {"host": "evil.example"}}),
+        ("get", "/health/live", {}),
+        ("get", "/health/ready", {}),
+        ("get", "/metrics", {}),
+        ("post", "/auth/logout", {"json": {"refresh_token": "x"}}),
+    ]
+    for method, path, arguments in calls:
+        answer = await site.client.request(method, path, **arguments)
+        described = openapi["paths"][path][method]["responses"][str(answer.status_code)]
+        if answer.status_code == 204:
+            assert "content" not in described
+            continue
+        kind = answer.headers["content-type"].partition(";")[0]
+        schema = described["content"][kind]["schema"]
+        if answer.status_code >= 400:
+            assert answer.json()["code"] in schema["allOf"][1]["properties"]["code"]["enum"]
+            schema = schema["allOf"][0]
+        if "$ref" in schema:
+            schema = resolved(openapi, schema["$ref"])
+            assert set(schema["required"]) <= set(answer.json()) <= set(schema["properties"]), path
+
+
+async def test_openapi_says_who_must_sign_in(openapi: Document) -> None:
+    """Only the person's own data needs an access token, and the description says so."""
+    signed_in = {path for path, _, operation in operations(openapi) if operation["security"]}
+    assert signed_in == {"/me"}
+    assert openapi["components"]["securitySchemes"]["accessToken"]["scheme"] == "bearer"
+
+
+async def test_every_struct_is_described(openapi: Document) -> None:
+    """Every object has a sentence, and so has every field that is not told by its name."""
+    for name, schema in openapi["components"]["schemas"].items():
+        assert schema["description"], name
+
+
+async def test_schema_json(site: Site) -> None:
+    """The websocket's contract names every command with its answer, every event, every code; its references lead somewhere."""
+    answer = await site.client.get("/schema.json")
+    assert answer.headers["content-type"] == "application/schema+json"
+    found = answer.json()
+    assert found == contract()
+    assert {entry["type"] for entry in found["x-commands"]} == {tag_of(command) for command in COMMANDS}
+    answers = {tag_of(kind) for kind in ANSWERS}
+    for entry in found["x-commands"]:
+        assert entry["answer"] in answers
+        assert entry["schema"] in found["$defs"]
+    assert {entry["type"] for entry in found["x-events"]} == {tag_of(event) for event in EVENTS}
+    assert {entry["code"] for entry in found["x-errors"]} == {code.value for code in ErrorCode}
+    assert {entry["code"]: entry["reconnect"] for entry in found["x-close-codes"]} == {
+        code.value: reconnects(code) for code in CloseCode
+    }
+    for reference in references(found):
+        assert resolved(found, reference)
+
+
+def test_answers_are_of_commands() -> None:
+    """Each command names the answer that its type parameter says."""
+    assert {tag_of(command): tag_of(answer_of(command)) for command in COMMANDS}["chat.send"] == "chat.sent"
+    assert {tag_of(command): tag_of(answer_of(command)) for command in COMMANDS}["hello"] == "welcome"
+
+
+class Outline(HTMLParser):
+    """Collects what a page refers to, and checks that its tags are closed in order."""
+
+    VOID = frozenset({"meta", "link", "input", "br", "img"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.anchors: set[str] = set()
+        self.loaded: list[str] = []
+        self.inline: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if "id" in values:
+            self.ids.append(values["id"])
+        if tag == "a" and values["href"].startswith("#"):
+            self.anchors.add(values["href"][1:])
+        if "src" in values:
+            self.loaded.append(values["src"])
+        if tag == "link":
+            self.loaded.append(values["href"])
+        self.inline += [name for name in values if name == "style" or name.startswith("on")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("script", "style"):
+            self.inline.append(data)
+
+
+async def test_page(site: Site, page: str) -> None:
+    """The page is whole: each link leads somewhere on it, no id comes twice, nothing is inline or from elsewhere."""
+    outline = Outline()
+    outline.feed(page)
+    assert outline.open == []
+    assert len(outline.ids) == len(set(outline.ids))
+    assert outline.anchors <= set(outline.ids)
+    assert outline.inline == []
+    assert sorted(outline.loaded) == ["/docs.css", "/docs.js"]
+    for path in outline.loaded:
+        answer = await site.client.get(path)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith(("text/css", "text/javascript"))
+        assert not re.search(r"https?://|@import|eval\(|innerHTML", answer.text)
+
+
+async def test_page_shows_everything(page: str, openapi: Document) -> None:
+    """Every path, every message and every code is on the page."""
+    for path, method, _ in operations(openapi):
+        assert f"{method.upper()} {path}<" in page
+    for tag in [tag_of(kind) for kind in (*COMMANDS, *ANSWERS, *EVENTS)]:
+        assert page.count(f"id='ws-{tag}'") == 1, tag
+    for code in ErrorCode:
+        assert f"id='{code.value}'" in page
+    for close in CloseCode:
+        assert f"<code>{close.value}</code>" in page
+
+
+async def test_page_allows_nothing_else(site: Site) -> None:
+    """A strict policy: own style and script, nothing inline, no frames."""
+    answer = await site.client.get("/docs")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    root = await site.client.get("/")
+    assert (root.status_code, root.headers["location"]) == (307, "/docs")
