@@ -29,6 +29,11 @@ class Host:
 
     async def client(self, name: str, person: Person | None = None) -> Client:
         """Connect as a new person, or as one who has been here."""
+        token = await self.token(name, person)
+        return await self._stack.enter_async_context(connect(self.url, token=token, close_timeout=0.5))
+
+    async def token(self, name: str, person: Person | None = None) -> str:
+        """Begin a session of a new person, or of one who has been here, and return its access token."""
         user = UserId(uuid4()) if person is None else person.id
         session = SessionId(uuid4())
         async with self._pool.acquire() as connection, connection.transaction():
@@ -36,8 +41,7 @@ class Host:
                 "insert into users (id, name) values ($1, $2) on conflict do nothing", user, name
             )
             await connection.execute("insert into sessions (id, user_id) values ($1, $2)", session, user)
-        token, _ = self._tokens.sign(user=user, session=session, role="MEMBER", tier="FREE")
-        return await self._stack.enter_async_context(connect(self.url, token=token, close_timeout=0.5))
+        return self._tokens.sign(user=user, session=session, role="MEMBER", tier="FREE")[0]
 
 
 async def make_room(pool: Pool, slug: str, *, status: str = "PUBLISHED") -> RoomId:

@@ -12,8 +12,8 @@ class Proxy:
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._flowing, self._answering = asyncio.Event(), asyncio.Event()
+        self.flow()
         self._writers: set[asyncio.StreamWriter] = set()
         self._running: set[asyncio.Task[object]] = set()
         self._server: asyncio.Server | None = None
@@ -33,6 +33,10 @@ class Proxy:
         self._server = await asyncio.start_server(self._accept, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Forward new connections to another address; those that stand stay where they are."""
+        self._target = (host, port)
+
     def refuse(self) -> None:
         """Take no more connections; those that stand go on."""
         if self._server is not None:
@@ -48,9 +52,14 @@ class Proxy:
         """Let nothing through any more, without a word to either side."""
         self._flowing.clear()
 
+    def hold_answers(self) -> None:
+        """Let through what is sent to the address, and nothing that comes back."""
+        self._answering.clear()
+
     def flow(self) -> None:
         """Let everything through again, what was held back first."""
         self._flowing.set()
+        self._answering.set()
 
     async def aclose(self) -> None:
         """Break everything and wait until nothing runs."""
@@ -74,18 +83,24 @@ class Proxy:
         pair = {writer, there_writer}
         self._writers |= pair
         try:
-            await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer))
+            await asyncio.gather(
+                self._pump(reader, there_writer), self._pump(there_reader, writer, self._answering)
+            )
         finally:
             self._writers -= pair
             for end in pair:
                 end.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event | None = None
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 await self._flowing.wait()
+                if gate is not None:
+                    await gate.wait()
                 if writer.transport.is_closing():
                     return
                 writer.write(data)
