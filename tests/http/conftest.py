@@ -88,3 +88,10 @@ async def site(settings: Settings) -> AsyncIterator[Site]:
     """Give a node that serves."""
     async with serving(settings) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+async def standing(servers: Servers) -> AsyncIterator[Site]:
+    """Give a node that is shared by tests that leave nothing behind."""
+    async with serving(await servers.settings()) as running:
+        yield running

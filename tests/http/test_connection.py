@@ -29,11 +29,10 @@ class Hurried(HttpConnection):
     LOOK_SECONDS: ClassVar[float] = 0.2
 
 
-@pytest.fixture(scope="module")
-async def site(servers: Servers) -> AsyncIterator[Site]:
-    """Give a node that all tests here share."""
-    async with serving(await servers.settings()) as running:
-        yield running
+@pytest.fixture
+def site(standing: Site) -> Site:
+    """Share a node."""
+    return standing
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,8 @@
-"""The documents are complete, true to what is served, and shown by a page that needs nothing from elsewhere."""
+"""The documents are complete, and true to what is served."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Iterator
-from html.parser import HTMLParser
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,17 +11,15 @@ from protocol.closing import CloseCode, reconnects
 from protocol.contract import ANSWERS, COMMANDS, EVENTS, tag_of
 from protocol.refusals import ErrorCode
 from server.http.documents import answer_of, contract
-from tests.http.conftest import Servers
-from tests.http.serving import PASSWORD, Site, serving
+from tests.http.serving import PASSWORD, Site
 
 Document = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-async def site(servers: Servers) -> AsyncIterator[Site]:
-    """Give a node that all tests here share."""
-    async with serving(await servers.settings()) as running:
-        yield running
+@pytest.fixture
+def site(standing: Site) -> Site:
+    """Share a node."""
+    return standing
 
 
 @pytest.fixture
@@ -33,12 +29,6 @@ async def openapi(site: Site) -> Document:
     assert answer.headers["content-type"] == "application/json"
     found: Document = answer.json()
     return found
-
-
-@pytest.fixture
-async def page(site: Site) -> str:
-    """Fetch the page."""
-    return (await site.client.get("/docs")).text
 
 
 def operations(openapi: Document) -> Iterator[tuple[str, str, Document]]:
@@ -169,77 +159,3 @@ def test_answers_are_of_commands() -> None:
     """Each command names the answer that its type parameter says."""
     assert {tag_of(command): tag_of(answer_of(command)) for command in COMMANDS}["chat.send"] == "chat.sent"
     assert {tag_of(command): tag_of(answer_of(command)) for command in COMMANDS}["hello"] == "welcome"
-
-
-class Outline(HTMLParser):
-    """Collects what a page refers to, and checks that its tags are closed in order."""
-
-    VOID = frozenset({"meta", "link", "input", "br", "img"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.anchors: set[str] = set()
-        self.loaded: list[str] = []
-        self.inline: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attrs}
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if "id" in values:
-            self.ids.append(values["id"])
-        if tag == "a" and values["href"].startswith("#"):
-            self.anchors.add(values["href"][1:])
-        if "src" in values:
-            self.loaded.append(values["src"])
-        if tag == "link":
-            self.loaded.append(values["href"])
-        self.inline += [name for name in values if name == "style" or name.startswith("on")]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] in ("script", "style"):
-            self.inline.append(data)
-
-
-async def test_page(site: Site, page: str) -> None:
-    """The page is whole: each link leads somewhere on it, no id comes twice, nothing is inline or from elsewhere."""
-    outline = Outline()
-    outline.feed(page)
-    assert outline.open == []
-    assert len(outline.ids) == len(set(outline.ids))
-    assert outline.anchors <= set(outline.ids)
-    assert outline.inline == []
-    assert sorted(outline.loaded) == ["/docs.css", "/docs.js"]
-    for path in outline.loaded:
-        answer = await site.client.get(path)
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith(("text/css", "text/javascript"))
-        assert not re.search(r"https?://|@import|eval\(|innerHTML", answer.text)
-
-
-async def test_page_shows_everything(page: str, openapi: Document) -> None:
-    """Every path, every message and every code is on the page."""
-    for path, method, _ in operations(openapi):
-        assert f"{method.upper()} {path}<" in page
-    for tag in [tag_of(kind) for kind in (*COMMANDS, *ANSWERS, *EVENTS)]:
-        assert page.count(f"id='ws-{tag}'") == 1, tag
-    for code in ErrorCode:
-        assert f"id='{code.value}'" in page
-    for close in CloseCode:
-        assert f"<code>{close.value}</code>" in page
-
-
-async def test_page_allows_nothing_else(site: Site) -> None:
-    """A strict policy: own style and script, nothing inline, no frames."""
-    answer = await site.client.get("/docs")
-    policy = answer.headers["content-security-policy"]
-    assert "default-src 'none'" in policy
-    assert "unsafe" not in policy
-    assert "frame-ancestors 'none'" in policy
-    root = await site.client.get("/")
-    assert (root.status_code, root.headers["location"]) == (307, "/docs")
