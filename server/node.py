@@ -40,6 +40,7 @@ from storage.postgres.pool import database_epoch, open_pool
 from storage.redis.broker import Broker
 from storage.redis.pool import open_redis
 from storage.redis.publications import NODE_ID_BYTES, Kind
+from storage.session import forget_sessions
 
 _LOGGER = logging.getLogger("looprooms.node")
 
@@ -171,8 +172,9 @@ class Node:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             try:
                 await prune_keys(self.stores.pool, _KEYS_KEPT_HOURS)
+                await forget_sessions(self.stores.pool, self.settings.refresh_token_days * 86400)
             except Exception:
-                _LOGGER.exception("old idempotency keys could not be forgotten")
+                _LOGGER.exception("old idempotency keys and sessions could not be forgotten")
 
 
 class _Server(uvicorn.Server):
