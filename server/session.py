@@ -162,6 +162,11 @@ async def greet(node: Node, connection: Connection, command: Hello) -> None:
     ready = await asyncio.gather(*places)
     if not connection.open:
         return
+    for place in ready:
+        if place.refused is not None and place.refused.code.retryable:
+            # A store is away: to say so of one room would put the client out of it. It shall come back with all of them.
+            _turn_away(connection, command, place.refused)
+            return
     connection.session = session
     node.hub.members.signed_in(connection)
     # From here to the end without a wait: the snapshot, the replay and what follows must join on exactly.

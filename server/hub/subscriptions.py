@@ -86,6 +86,7 @@ class Subscriptions:
         self._opening: dict[RoomId, asyncio.Task[Room]] = {}
         self._early: dict[RoomId, list[Packet]] = {}
         self._healing: dict[RoomId, asyncio.Task[None]] = {}
+        self._catching_up: dict[RoomId, asyncio.Task[None]] = {}
         self._left_at: dict[RoomId, float] = {}
         self._checking: asyncio.Task[None] | None = None
         self.healed = 0
@@ -127,8 +128,16 @@ class Subscriptions:
             task.exception()  # those who wait have it; nobody waiting is no reason for a warning
 
     async def covering(self, room: Room, offset: int) -> bool:
-        """Make sure that `room` keeps every event after `offset`; False when it is not to be had within the window."""
+        """Make sure that `room` keeps every event after `offset`; False when it is not to be had within the window.
+
+        Whoever was on another node may have seen what this one has not heard of yet: it is read from Postgres first, or
+        they would be taken back.
+        """
         replay = room.replay
+        if offset > replay.last and (reading := self._catching_up.get(room.id)) is not None:
+            await asyncio.shield(reading)  # it may have begun before the event was committed
+        if offset > replay.last:
+            await self._catch_up(room)
         if replay.since(offset) is not None:
             return True
         if offset > replay.last or replay.last - offset > self._window:
@@ -136,6 +145,27 @@ class Subscriptions:
         older = await self._history.between(room.id, offset + 1, replay.first - 1)
         replay.prepend(older)
         return replay.since(offset) is not None
+
+    async def _catch_up(self, room: Room) -> None:
+        """Read what is newer than what this node has; all who wait share one reading. Raises `Refused`."""
+        reading = self._catching_up.get(room.id)
+        if reading is None:
+            reading = self._hub.loop.create_task(self._read_newer(room))
+            self._catching_up[room.id] = reading
+            reading.add_done_callback(lambda done: self._caught_up(room.id, done))
+        await asyncio.shield(reading)
+
+    async def _read_newer(self, room: Room) -> None:
+        first = room.replay.last + 1
+        for packet in await self._history.between(room.id, first, first + self._window - 1):
+            if ready := room.replay.offer(packet):
+                self.healed += len(ready)
+                self._hub.fanout.add(room, ready)
+
+    def _caught_up(self, room: RoomId, task: asyncio.Task[None]) -> None:
+        self._catching_up.pop(room, None)
+        if not task.cancelled():
+            task.exception()  # those who wait have it
 
     def publish(self, room: RoomId, packets: Sequence[Packet]) -> None:
         """Deliver committed events here, and through Redis everywhere else.
@@ -248,5 +278,5 @@ class Subscriptions:
 
     async def aclose(self) -> None:
         """Stop healing."""
-        for task in list(self._healing.values()):
+        for task in (*self._healing.values(), *self._catching_up.values()):
             task.cancel()
