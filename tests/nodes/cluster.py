@@ -157,6 +157,14 @@ class NodeProcess:
         """Return the status of a GET; 0 when there is no answer."""
         return (await self.get(path, within))[0]
 
+    async def becomes_ready(self, within: float) -> float:
+        """Wait until the node says that it is ready; return the seconds that it took."""
+        began = time.monotonic()
+        while (found := await self.get("/health/ready"))[0] != 200:
+            assert time.monotonic() - began < within, f"{self.name} is not ready: {found}"
+            await asyncio.sleep(0.05)
+        return time.monotonic() - began
+
     async def get(self, path: str, within: float = 6.0) -> tuple[int, str]:
         """Return the status and the body of a GET; 0 when there is no answer."""
         writer: asyncio.StreamWriter | None = None
@@ -299,13 +307,16 @@ class Cluster:
             return link.recv(65536).decode()
 
     def complaints(self) -> list[str]:
-        """Return what nodes logged that only a bug logs."""
-        return [
-            f"{node.name}: {line}"
-            for node in self.nodes
-            for line in node.said().splitlines()
-            if "Traceback" in line or "never retrieved" in line or "was destroyed" in line
-        ]
+        """Return what nodes logged that only a bug logs, with what stands after it."""
+        found = []
+        for node in self.nodes:
+            lines = node.said().splitlines()
+            found += [
+                f"{node.name}: " + "\n".join(lines[max(0, at - 2) : at + 60])
+                for at, line in enumerate(lines)
+                if any(word in line for word in ("Traceback", "never retrieved", "was destroyed"))
+            ]
+        return found
 
     def stop(self) -> None:
         """End everything that was started here."""
