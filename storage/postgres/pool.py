@@ -8,6 +8,7 @@ may be tried again by who knows that it can be, all others are bugs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeAlias
@@ -39,6 +40,9 @@ _AWAY = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
 )
+
+# The library repairs its pool by itself and logs a traceback at each attempt; whoever needs a connection is told anyway.
+logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
 
 # JIT makes asyncpg's own look-up of a type take hundreds of milliseconds. The limits hold on the server's side too, where
 # a statement would go on after its client has given up.
