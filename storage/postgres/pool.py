@@ -39,6 +39,7 @@ _AWAY = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
+    asyncpg.InternalClientError,  # a statement began when the word that the backend is terminated had just come
 )
 
 # The library repairs its pool by itself and logs a traceback at each attempt; whoever needs a connection is told anyway.
@@ -85,7 +86,11 @@ async def answering(pool: Pool) -> AsyncIterator[Connection]:
     """Lend a connection. Whatever keeps Postgres from answering inside the block is raised as `Refused` (unavailable)."""
     with unavailable():
         async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-            yield connection
+            try:
+                yield connection
+            except asyncpg.InternalClientError:
+                connection.terminate()  # it is out of step with its server
+                raise
 
 
 @contextmanager
