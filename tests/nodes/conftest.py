@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.nodes import cluster as clusters
+from tests.nodes import raw
 from tests.nodes.cluster import Cluster, Memory
 
 
@@ -41,3 +43,6 @@ async def cluster(memory: Memory) -> AsyncIterator[Cluster]:
     """Give a fresh database, an empty Valkey, and no nodes yet."""
     async with clusters.cluster(memory) as one:
         yield one
+        for transport in list(raw.OPEN):
+            transport.abort()
+        await asyncio.sleep(0)

@@ -22,8 +22,11 @@ _PONG: Final = 0xA
 
 Message = dict[str, Any]
 
+OPEN: set[asyncio.Transport] = set()
+"""The connections that stand; a test's end breaks them."""
 
-class Gone(ConnectionError):
+
+class Gone(ConnectionError):  # noqa: N818 - it says what happened, which may be no error
     """The connection is over; `code` is its close code, 1006 without one."""
 
     def __init__(self, code: int, reason: str = "") -> None:
@@ -50,6 +53,7 @@ class RawConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the upgrade."""
         self.transport = cast("asyncio.Transport", transport)
+        OPEN.add(self.transport)
         key = base64.b64encode(os.urandom(16)).decode()
         self.transport.write(
             "GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -59,6 +63,7 @@ class RawConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give everyone who waits the end."""
+        OPEN.discard(self.transport)
         gone = self._close or Gone(1006)
         if not self.opened.done():
             self.opened.set_exception(gone)
