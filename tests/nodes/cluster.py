@@ -128,7 +128,7 @@ class NodeProcess:
         """Start the process; `ready` must be awaited before it is used."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.nodes.process", "serve", "--port", str(self.port)],
+                [sys.executable, "-m", "tests.nodes.process"],
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -136,6 +136,7 @@ class NodeProcess:
                 env={
                     "PATH": os.environ.get("PATH", os.defpath),
                     "PYTHONPATH": str(ROOT),
+                    "LOOPROOMS_PORT": str(self.port),
                     **BARELY_LIMITED,
                     **self._environment,
                 },

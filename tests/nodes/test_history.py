@@ -9,6 +9,7 @@ import pytest
 from tests.nodes.history import Fault, History
 
 STORED = [(1, "a"), (2, "b"), (3, "c")]
+OFFSETS = {key: offset for offset, key in STORED}
 
 
 def told(*, order: str = "abc") -> History:
@@ -16,7 +17,7 @@ def told(*, order: str = "abc") -> History:
     history = History()
     for at, key in enumerate(order):
         history.sent("w", key, at)
-        history.acknowledged(key, dict(map(reversed, STORED))[key], at + 0.5)  # type: ignore[arg-type]
+        history.acknowledged(key, OFFSETS[key], at + 0.5)
     history.placed("r", 0)
     for offset, key in STORED:
         history.saw("r", offset, key)

@@ -13,7 +13,7 @@ from tests.nodes.traffic import under_load
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(90)]
 
-CROWD = 500
+CROWD = 1000
 STRANGERS = 10
 
 

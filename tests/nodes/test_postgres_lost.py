@@ -22,25 +22,25 @@ ANSWERED_SECONDS = 2.5
 class Pair:
     """Two people in the room, each on another node: one does something ephemeral, the other sees it."""
 
-    def __init__(
-        self, actor: RawConnection, watcher: RawConnection, pulses: list[Message], name: str
-    ) -> None:
+    def __init__(self, actor: RawConnection, watcher: RawConnection, pulses: list[Message]) -> None:
         self._actor = actor
         self._watcher = watcher
         self._pulses = pulses
-        self._name = name
 
     @classmethod
     async def enter(cls, traffic: Traffic, nodes: list[NodeProcess]) -> Pair:
         """Let both in."""
         pulses: list[Message] = []
+        listeners = (lambda _: None, pulses.append)
+        accounts = await traffic.cluster.accounts(["typist", "watcher"])
         connections = []
-        for account, node in zip(await traffic.cluster.accounts(["typist", "watcher"]), nodes, strict=True):
-            connection = await open_raw(node.port, pulses.append)
+        for account, node, heard in zip(accounts, nodes, listeners, strict=True):
+            connection = await open_raw(node.port, heard)
             await connection.call("hello", token=account.token)
             await connection.call("room.join", room=str(traffic.room))
             connections.append(connection)
-        return cls(*connections, pulses, "typist")
+        actor, watcher = connections
+        return cls(actor, watcher, pulses)
 
     async def ephemeral_goes_on(self, traffic: Traffic) -> None:
         """Type, and see it, both within a second."""
@@ -147,3 +147,29 @@ async def _unheard(connection: asyncpg.Connection[asyncpg.Record], traffic: Traf
             return int(last - known)
         await asyncio.sleep(0.01)
     return 0
+
+
+@pytest.mark.parametrize("how", ["both ways", "answers only", "refused"])
+async def test_a_partition_ends_readiness(cluster: Cluster, how: str) -> None:
+    """Cut off from Postgres, one way or both, a node says within 5 s that it is not ready, and is ready again after."""
+    async with proxied("127.0.0.1", cluster.postgres.port) as proxy:
+        (node,) = await cluster.start(
+            1, database_url=f"postgresql://postgres@{proxy.address}/{cluster.database}"
+        )
+        await node.becomes_ready(5.0)
+        began = time.monotonic()
+        if how == "both ways":
+            proxy.stall()
+        elif how == "answers only":
+            proxy.hold_answers()
+        else:
+            proxy.refuse()
+            proxy.cut()
+        while (status := await node.status("/health/ready")) == 200:
+            assert time.monotonic() - began < 5.0
+        assert status == 503
+        assert time.monotonic() - began < 5.0
+        if how == "refused":
+            await proxy.listen()
+        proxy.flow()
+        await node.becomes_ready(5.0)

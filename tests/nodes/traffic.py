@@ -8,6 +8,7 @@ import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Literal
 
 from protocol.chat import ChatLine
 from protocol.client import Backoff, CaughtUp, Client, Disconnected, Snapshot, connect
@@ -238,8 +239,10 @@ class Writer:
 class Member:
     """Somebody with the project's own client, who reads and writes, behind a proxy that leads to any node."""
 
-    def __init__(self, name: str, traffic: Traffic, account: Account) -> None:
-        self.name = name
+    def __init__(self, number: int, traffic: Traffic, account: Account) -> None:
+        self.name = name = f"m{number}"
+        self._encoding: Literal["json", "msgpack"] = "msgpack" if number % 2 else "json"
+        self._compressed = number % 4 > 1
         self.proxy = Proxy("127.0.0.1", traffic.nodes[0].port)
         self._traffic = traffic
         self._account = account
@@ -254,6 +257,8 @@ class Member:
             async with connect(
                 f"ws://{self.proxy.address}/ws",
                 token=self._account.token,
+                encoding=self._encoding,
+                compression=self._compressed,
                 backoff=Backoff(0.1, 2.0, self._random.random),
                 close_timeout=0.2,
                 patience=3.0,
@@ -331,6 +336,11 @@ class Traffic:
         self._reading: list[asyncio.Task[None]] = []
         self._writing: list[asyncio.Task[None]] = []
 
+    @property
+    def names(self) -> list[str]:
+        """Whoever reads."""
+        return [reader.name for reader in self.readers] + [member.name for member in self.members]
+
     async def begin(self, *, readers: int, restless: int, writers: int, members: int, pause: float) -> None:
         """Let everyone in; return when all readers follow and lines are acknowledged."""
         count = readers + restless + writers + members
@@ -339,10 +349,10 @@ class Traffic:
             restlessness = 0.0 if number < readers else 1.0
             self.readers.append(Reader(f"r{number}", self, next(accounts), restless=restlessness))
         self.writers = [Writer(f"w{number}", self, next(accounts), pause) for number in range(writers)]
-        self.members = [Member(f"m{number}", self, next(accounts)) for number in range(members)]
+        self.members = [Member(number, self, next(accounts)) for number in range(members)]
         self._reading = [asyncio.create_task(reader.run()) for reader in self.readers]
         self._reading += [asyncio.create_task(member.run(self.stop)) for member in self.members]
-        names = [one.name for one in (*self.readers, *self.members)]
+        names = self.names
         await self.until(lambda: all(name in self.history.seen for name in names), 30.0)
         self._writing = [asyncio.create_task(writer.run(self.stop)) for writer in self.writers]
         await self.acknowledged(20)
@@ -418,7 +428,7 @@ class Traffic:
             _, unfinished = await asyncio.wait(self._writing, timeout=CALM_SECONDS)
             assert not unfinished, f"{len(unfinished)} writers never got an answer (seed {self.seed})"
         deadline = time.monotonic() + patience
-        names = [one.name for one in (*self.readers, *self.members)]
+        names = self.names
         while True:
             stored = await self.cluster.stored(self.room)
             last = stored[-1][0] if stored else 0
@@ -446,7 +456,7 @@ async def under_load(
     readers: int = 8,
     restless: int = 6,
     writers: int = 4,
-    members: int = 2,
+    members: int = 4,
     pause: float = 0.03,
     clean: bool = True,
     patience: float = CALM_SECONDS,
