@@ -34,6 +34,15 @@ ROOT = Path(__file__).parents[2]
 START_SECONDS = 20.0
 _DATABASES = itertools.count(1)
 
+_STORED = """
+select l."offset", k.key
+from chat_lines l left join idempotency_keys k on k.line_id = l.id where l.room_id = $1
+union all
+select e."offset", 'removal of ' || k.key
+from room_events e left join idempotency_keys k on k.line_id = e.line_id where e.room_id = $1
+order by 1
+"""
+
 BARELY_LIMITED = {
     "LOOPROOMS_COMMANDS_PER_SECOND": "2000",
     "LOOPROOMS_COMMANDS_BURST": "4000",
@@ -283,12 +292,10 @@ class Cluster:
             return await make_room(pool, f"room-{next(self._rooms)}")
 
     async def stored(self, room: RoomId) -> list[tuple[int, str]]:
-        """Return what a room's history is: offset and text, in the order of offsets."""
+        """Return what a room's history is: offset and key, in the order of offsets; removals are named after their line."""
         async with self.connection() as connection:
-            rows = await connection.fetch(
-                'select "offset", text from chat_lines where room_id = $1 order by 1', UUID(str(room))
-            )
-        return [(row["offset"], row["text"]) for row in rows]
+            rows = await connection.fetch(_STORED, UUID(str(room)))
+        return [(row["offset"], row["key"]) for row in rows]
 
     async def terminate_backends(self) -> int:
         """Terminate every other connection to the database; return how many."""

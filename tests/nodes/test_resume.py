@@ -169,4 +169,4 @@ async def test_one_key_is_one_line_everywhere(cluster: Cluster) -> None:
     }
     other = await connections[0].call("chat.send", room=str(room), text="twice", key="k")
     assert other["code"] == "key_reused"
-    assert await cluster.stored(room) == [(1, "once")]
+    assert await cluster.stored(room) == [(1, "k")]

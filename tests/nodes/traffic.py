@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal
 
-from protocol.chat import ChatLine
+from protocol.chat import ChatLine, ChatRemoval
 from protocol.client import Backoff, CaughtUp, Client, Disconnected, Snapshot, connect
 from protocol.envelope import RoomId
 from protocol.refusals import Refused
@@ -23,6 +23,9 @@ from tests.proxy import Proxy
 
 CALM_SECONDS = 25.0
 """How long writers and readers have to come to rest after the last fault."""
+
+REMOVED = 0.1
+"""How many of their lines writers take back."""
 
 RETRYABLE = {"unavailable", "busy", "internal_error", "rate_limited"}
 
@@ -118,9 +121,9 @@ class Reader:
         """Take what is pushed, and the welcome and the snapshot in their places among it."""
         history = self._traffic.history
         kind = message["type"]
-        if kind == "chat.line":
+        if kind in ("chat.line", "chat.removal"):
             if connection not in self._silent:
-                history.saw(self.name, message["offset"], message["line"]["text"])
+                history.saw(self.name, message["offset"], self._traffic.key_of(message))
         elif kind == "welcome":
             for result in message.get("resumed", ()):
                 if "error" in result:
@@ -171,43 +174,47 @@ class Writer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Write until told to stop; what was begun is finished first."""
-        history = self._traffic.history
         try:
             for number in itertools.count(1):
                 if stop.is_set():
                     return
                 key = f"{self.name}-{number}"
-                history.sent(self.name, key, time.monotonic())
-                await self._until_known(key)
+                room = str(self._traffic.room)
+                said = await self._until_known(key, "chat.send", room=room, text=key, key=key)
+                if said is not None:
+                    line = said["line"]["id"]
+                    self._traffic.lines[line] = key
+                    if self._random.random() < REMOVED:
+                        await self._until_known(f"removal of {key}", "chat.remove", room=room, line=line)
                 await asyncio.sleep(self._random.uniform(0, 2 * self._pause))
         finally:
             if self._connection is not None:
                 self._connection.transport.abort()
 
-    async def _until_known(self, key: str) -> None:
+    async def _until_known(self, key: str, kind: str, /, **fields: str) -> Message | None:
+        """Send a command until its outcome is known; return the answer, None when it was refused for good."""
         doubtful = False
+        self._traffic.history.sent(self.name, key, time.monotonic())
         while True:
             try:
                 connection = await self._connected()
                 began = time.monotonic()
-                answer = await connection.call(
-                    "chat.send", room=str(self._traffic.room), text=key, key=key, within=6.0
-                )
+                answer = await connection.call(kind, 6.0, **fields)
             except (OSError, TimeoutError):
                 doubtful = True
                 self._forget()
                 await asyncio.sleep(self._random.uniform(0.05, 0.5))
                 continue
-            if answer["type"] == "chat.sent":
+            if answer["type"] != "error":
                 self.latencies.append(time.monotonic() - began)
                 self._traffic.history.acknowledged(key, answer["offset"], time.monotonic())
-                return
+                return answer
             self.slowest_refusal = max(self.slowest_refusal, time.monotonic() - began)
             self.errors.append(answer["code"])
             if answer["code"] not in RETRYABLE:
                 if not doubtful:
                     self._traffic.history.refused(key)
-                return
+                return None
             doubtful = True
             await asyncio.sleep(min(1.0, answer.get("retry_after") or 0.1) * self._random.uniform(0.3, 1))
 
@@ -288,7 +295,12 @@ class Member:
         async for event in client:
             match event:
                 case ChatLine():
-                    history.saw(self.name, event.offset, event.line.text)
+                    key = event.line.text or self._traffic.lines[str(event.line.id)]
+                    history.saw(self.name, event.offset, key)
+                    self._traffic.lines.setdefault(str(event.line.id), key)
+                case ChatRemoval():
+                    key = self._traffic.lines[str(event.line)]
+                    history.saw(self.name, event.offset, f"removal of {key}")
                 case Snapshot():
                     history.placed(self.name, event.offset)
                 case CaughtUp():
@@ -328,6 +340,8 @@ class Traffic:
         """Where those who come back go; a test changes it when a balancer would."""
         self.seed = seed
         self.history = History()
+        self.lines: dict[str, str] = {}
+        """The keys of lines by their ids: of a line that was removed nothing else tells."""
         self.readers: list[Reader] = []
         self.writers: list[Writer] = []
         self.members: list[Member] = []
@@ -356,6 +370,13 @@ class Traffic:
         await self.until(lambda: all(name in self.history.seen for name in names), 30.0)
         self._writing = [asyncio.create_task(writer.run(self.stop)) for writer in self.writers]
         await self.acknowledged(20)
+
+    def key_of(self, event: Message) -> str:
+        """Return the key by which the history knows a durable event."""
+        if event["type"] == "chat.removal":
+            return f"removal of {self.lines[event['line']]}"
+        line = event["line"]
+        return self.lines.setdefault(line["id"], line["text"]) if line["text"] else self.lines[line["id"]]
 
     async def acknowledged(self, more: int, within: float = 30.0) -> float:
         """Wait until so many more lines are acknowledged; return the seconds that it took."""
