@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import uvloop
 
@@ -102,17 +102,22 @@ def trusting() -> None:
 
 def losing() -> None:
     """Lose every tenth publication of another node, and trust what comes."""
+    lossy(10)
+    trusting()
+
+
+def lossy(nth: int) -> None:
+    """Lose every nth publication of another node: no bug, but what Redis may do at any moment."""
     truly = Subscriptions.received
     turn = 0
 
     def received(self: Subscriptions, channel: str, publication: bytes) -> None:
         nonlocal turn
         turn += 1
-        if turn % 10:
+        if turn % nth:
             truly(self, channel, publication)
 
     Subscriptions.received = received  # type: ignore[method-assign]
-    trusting()
 
 
 class _Within:
@@ -132,7 +137,13 @@ class _Within:
 
 
 _SUBSCRIPTIONS: list[Subscriptions] = []
-BUGS = {"early-publish": early_publish, "history-first": history_first, "losing": losing}
+BUGS: dict[str, Callable[[], None]] = {
+    "early-publish": early_publish,
+    "history-first": history_first,
+    "losing": losing,
+    "lossy": lambda: lossy(3),
+    "deaf": lambda: lossy(1),
+}
 
 
 def main() -> int:
