@@ -59,3 +59,27 @@ async def test_how_soon_a_gap_is_filled(cluster: Cluster, bug: str, within: floa
     for offset in range(1, last + 1):
         known = said.get(offset + 1, said[offset])
         assert seen[offset] - known < within
+
+
+async def test_nobody_is_taken_back(cluster: Cluster) -> None:
+    """Someone comes from a node that is ahead to one that has heard nothing yet: resumed where they are, and the room goes on."""
+    nodes = await cluster.start(2, bug="deaf")
+    room = await cluster.room()
+    heard: list[Message] = []
+    connections = []
+    accounts = await cluster.accounts(["writer", "resident"])
+    epoch = ""
+    for account, node in zip(accounts, nodes, strict=True):
+        connection = await open_raw(node.port, heard.append if node is nodes[1] else lambda _: None)
+        await connection.call("hello", token=account.token)
+        epoch = (await connection.call("room.join", room=str(room)))["epoch"]
+        connections.append(connection)
+    for number in range(3):
+        await connections[0].call("chat.send", room=str(room), text="x", key=f"k{number}")
+    moved = await open_raw(nodes[1].port, lambda _: None)
+    position = {"room": str(room), "epoch": epoch, "offset": 3}
+    welcome = await moved.call("hello", token=accounts[0].token, resume=[position])
+    (result,) = welcome["resumed"]
+    assert (result["recovered"], result["offset"], result.get("missed", 0)) == (True, 3, 0)
+    await connections[1].call("session.ping")
+    assert [message["offset"] for message in heard if message["type"] == "chat.line"] == [1, 2, 3]
