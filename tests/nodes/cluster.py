@@ -137,7 +137,7 @@ class NodeProcess:
         """Start the process; `ready` must be awaited before it is used."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.nodes.process"],
+                ["setpriv", "--pdeathsig=KILL", "--", sys.executable, "-m", "tests.nodes.process"],
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
