@@ -14,7 +14,9 @@ _JOINERS = "\u200c\u200d"  # Persian, Indic scripts and emoji families need them
 _MOST_MARKS = 4  # combining marks on one letter; Vietnamese needs 2, Hebrew and Tibetan up to 4
 _FILLERS = "\u3164\uffa0"  # letters that look like a space, and are used as one
 _BLANK = "\u2800\u115f\u1160"  # of use beside others; nothing by themselves
-_NEWEST_EMOJI = range(0x1F000, 0x1FB00)  # set aside for pictographs; emoji are added here with each Unicode version
+_NEWEST_EMOJI = range(
+    0x1F000, 0x1FB00
+)  # set aside for pictographs; emoji are added here with each Unicode version
 _SUBDIVISION_FLAGS = re.compile("(\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f)")
 _SPACES = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?\n ?")

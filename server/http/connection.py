@@ -111,6 +111,7 @@ class HttpConnection(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
         super().handle_websocket_upgrade()
+        self.parser = None  # type: ignore[assignment] # it refers to this object, which would otherwise be kept until a collection
 
     # The parser's side.
 

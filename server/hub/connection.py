@@ -195,6 +195,10 @@ class Connection(asyncio.Protocol):
         self.outbox = None
         for room in list(self.rooms.values()):
             hub.leave(self, room, at_once=self.clean)
+        # The library's parser is a generator of the object that holds it: undone here, a closed connection is freed at once,
+        # not by the garbage collector, whose pauses grow with the number of connections (300 ms at 10,000).
+        self._protocol.parser.close()
+        self._protocol.parser_exc = None
 
     def pause_writing(self) -> None:
         """Stop writing and reading: whoever does not read is not listened to either."""

@@ -13,7 +13,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from server.settings import Settings, load
+from server.environment import load
+from server.settings import Settings
 from storage.embedded import DataFolder
 from storage.postgres.embedded import TEST_SETTINGS, EmbeddedPostgres
 from storage.postgres.migrations import migrate

@@ -20,11 +20,12 @@ from protocol.chat import ChatLine
 from protocol.envelope import RoomId
 from protocol.refusals import Refused
 from server.chat import ChatWriter, line_packet
+from server.environment import load
 from server.hub.members import Room
 from server.hub.replay import Replay
 from server.hub.subscriptions import Subscriptions, channel_of
 from server.node import serve_node
-from server.settings import Settings, load
+from server.settings import Settings
 from storage import chat
 from storage.chat import NewLine, Said
 from storage.postgres.pool import Pool, answering
