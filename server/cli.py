@@ -1,0 +1,122 @@
+"""The command line. What an operator did wrong is one sentence on stderr and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from server import settings as known_settings
+from server.environment import Loaded, load
+from server.settings import SettingsError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="looprooms", prog_name="looprooms")
+def main() -> None:
+    """VYBE LOOPROOMS, the engagement server: people meet in a looproom over one connection."""
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on.")
+@click.option("--workers", type=int, help="Processes on the port; each is a node.")
+@click.option("--data-dir", help="Folder of the embedded stores.")
+def serve(**options: Any) -> None:
+    """Start the server, with embedded Postgres and Valkey unless DATABASE_URL and REDIS_URL name others."""
+    loaded = _loaded(options)
+    from server import serving
+
+    try:
+        code = serving.serve(loaded.settings)
+    except serving.CannotStart as reason:
+        _give_up(str(reason))
+    raise SystemExit(code)
+
+
+@main.command(hidden=True)
+@click.argument("descriptor", type=int)
+def worker(descriptor: int) -> None:
+    """Run one node on an inherited socket; its settings come on stdin. For `serve --workers`."""
+    from server import serving
+
+    try:
+        code = serving.work(descriptor)
+    except serving.CannotStart as reason:
+        _give_up(str(reason))
+    raise SystemExit(code)
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the database up to date (DATABASE_URL, or the embedded one)."""
+    from server import serving
+
+    try:
+        applied = serving.migrate_now(_loaded({}).settings)
+    except serving.CannotStart as reason:
+        _give_up(str(reason))
+    for name in applied:
+        click.echo(f"applied {name}")
+    if not applied:
+        click.echo("The schema is current.")
+
+
+@main.command()
+@click.option("--demo-password", help="Let one sign in as the demo people with this. Without it nobody can.")
+def seed(*, demo_password: str | None) -> None:
+    """Put the categories, demo people and demo looprooms into the database. Twice is once."""
+    from server import serving
+
+    try:
+        serving.seed_now(_loaded({}).settings, demo_password)
+    except serving.CannotStart as reason:
+        _give_up(str(reason))
+    click.echo("Categories, demo people and looprooms are there.")
+
+
+@main.command()
+@click.option(
+    "--new-key", is_flag=True, help="Print a new signing key for LOOPROOMS_SIGNING_KEYS, and nothing else."
+)
+def settings(*, new_key: bool) -> None:
+    """List every setting: value, default, where the value came from, and what it means."""
+    if new_key:
+        from server.keys import new_signing_key
+
+        click.echo(new_signing_key())
+        return
+    loaded = _loaded({})
+    for field in known_settings.Settings.__struct_fields__:
+        click.echo(f"{known_settings.variable(field)} = {known_settings.shown(loaded.settings, field)}")
+        click.echo(f"    {known_settings.meaning(field)}")
+        click.echo(
+            f"    default: {known_settings.default(field) or '(empty)'}; from: {loaded.sources[field]}"
+        )
+
+
+@main.command()
+@click.argument("slug")
+@click.option("--as", "name", required=True, help="Your name in the room.")
+@click.option("--url", help="Where the server is. Default: the host and port of the settings.")
+@click.option("--data-dir", help="Folder in which the demo account is kept.")
+def join(slug: str, name: str, url: str | None, data_dir: str | None) -> None:
+    """Join the looproom SLUG in this terminal."""
+    loaded = _loaded({"data_dir": data_dir}).settings
+    from server import join as terminal
+
+    address = url or f"http://{loaded.host}:{loaded.port}"
+    raise SystemExit(terminal.run(slug, name=name, url=address, data_dir=Path(loaded.data_dir) / "join"))
+
+
+def _loaded(options: dict[str, Any]) -> Loaded:
+    try:
+        return load(overrides=options)
+    except SettingsError as error:
+        _give_up(str(error))
+
+
+def _give_up(reason: str) -> NoReturn:
+    click.echo(reason, err=True)
+    raise SystemExit(2)
