@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from server.settings import (
     DEFAULTS,
+    KEY_LISTS,
     PREFIX,
     SECRETS,
     TYPES,
@@ -98,9 +99,10 @@ def _checked(field: str, value: object, name: str) -> object:
         return msgspec.convert(value, TYPES[field], strict=False)
     except msgspec.ValidationError as error:
         # Of a secret not even what is wrong with its value is told, only what it should be.
-        if field == "signing_keys":
+        if field in KEY_LISTS:
+            secret = KEY_LISTS[field]
             raise SettingsError(
-                f"{name} must be a list of `id:seed`, separated by commas; a seed is 43 characters."
+                f"{name} must be a list of `id:{secret}`, separated by commas; a {secret} is 43 characters."
             ) from None
         raise SettingsError(f"{name} is {quoted(value)}, but {_expectation(field, str(error))}.") from None
 

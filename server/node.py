@@ -40,6 +40,7 @@ from storage.postgres.pool import database_epoch, open_pool
 from storage.redis.broker import Broker
 from storage.redis.pool import open_redis
 from storage.redis.publications import NODE_ID_BYTES, Kind
+from storage.sealing import open_sealer
 from storage.session import forget_sessions
 
 _LOGGER = logging.getLogger("looprooms.node")
@@ -90,7 +91,8 @@ class Node:
             on_publication=node._received,
             on_restored=node._restored,
         )
-        node.stores = Stores(pool, open_redis(settings.redis_url), broker, await database_epoch(pool))
+        sealer = await open_sealer(pool, settings.sealing_keys)
+        node.stores = Stores(pool, open_redis(settings.redis_url), broker, await database_epoch(pool), sealer)
         node.tokens = Tokens(settings)
         node.presence = PresenceTracker(node.id, node.stores, settings, emit=node._pulse)
         node.subscriptions = Subscriptions(

@@ -38,7 +38,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str,
         Meta(
             min_length=1,
-            description="Folder of the embedded Postgres and Valkey and of the generated signing key.",
+            description="Folder of the embedded Postgres and Valkey and of the generated keys.",
         ),
     ] = ".looprooms"
     database_url: Annotated[str, Meta(description="Postgres 14 or later. Empty: the embedded one.")] = ""
@@ -52,6 +52,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             description="Ed25519 keys of access tokens, `id:seed` with the 32 bytes of the seed in base64url. The first signs, "
             "all verify. Generated and kept in the data folder when Postgres is embedded, required otherwise."
+        ),
+    ] = ()
+    sealing_keys: Annotated[
+        tuple[Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,32}:[A-Za-z0-9_-]{43}$")], ...],
+        Meta(
+            description="AES-256 keys that personal fields are sealed with, `id:key` with the 32 bytes of the key in base64url. "
+            "The first seals, all open. Generated and kept in the data folder when Postgres is embedded, required otherwise."
         ),
     ] = ()
     issuer: Annotated[str, Meta(min_length=1, max_length=200, description="`iss` of access tokens.")] = (
@@ -153,7 +160,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return "Settings(" + ", ".join(f"{name}={shown(self, name)}" for name in self.__struct_fields__) + ")"
 
 
-SECRETS = frozenset({"database_url", "redis_url", "signing_keys"})
+SECRETS = frozenset({"database_url", "redis_url", "signing_keys", "sealing_keys"})
+KEY_LISTS = {"signing_keys": "seed", "sealing_keys": "key"}
+"""Secrets that are lists of an id and what this says: the first is used, all are good."""
 
 
 def variable(field: str) -> str:
@@ -169,7 +178,7 @@ def meaning(field: str) -> str:
 def shown(settings: Settings, field: str) -> str:
     """Return the value of `field` as it may be shown to anyone."""
     value = getattr(settings, field)
-    if field == "signing_keys":
+    if field in KEY_LISTS:
         return ",".join(f"{key.partition(':')[0]}:(hidden)" for key in value)
     if field in SECRETS:
         return re.sub(r"\?.*", "?(hidden)", re.sub(r"(?<=://).*@", "(hidden)@", value))
@@ -192,13 +201,15 @@ def completed(settings: Settings) -> Settings:
     """Check what a type can't say, and fill in what follows from other settings. Raises `SettingsError`."""
     _check_url("database_url", settings.database_url, ("postgresql", "postgres"))
     _check_url("redis_url", settings.redis_url, ("redis", "rediss", "unix"))
-    identifiers = [key.partition(":")[0] for key in settings.signing_keys]
-    if len(set(identifiers)) != len(identifiers):
-        raise SettingsError(f"{variable('signing_keys')} has two keys with one id; give each its own.")
-    if settings.database_url and not settings.signing_keys:
-        raise SettingsError(
-            f"{variable('signing_keys')} must be set when DATABASE_URL is; `looprooms settings --new-key` prints a key."
-        )
+    for field in KEY_LISTS:
+        keys = getattr(settings, field)
+        identifiers = [key.partition(":")[0] for key in keys]
+        if len(set(identifiers)) != len(identifiers):
+            raise SettingsError(f"{variable(field)} has two keys with one id; give each its own.")
+        if settings.database_url and not keys:
+            raise SettingsError(
+                f"{variable(field)} must be set when DATABASE_URL is; `looprooms settings --new-key` prints a key."
+            )
     for network in settings.trusted_proxies:
         try:
             ipaddress.ip_network(network, strict=False)

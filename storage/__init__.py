@@ -13,13 +13,15 @@ from protocol.envelope import Epoch
 from storage.postgres.pool import Pool
 from storage.redis.broker import Broker
 from storage.redis.pool import Redis
+from storage.sealing import Sealer
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The open stores of one node. `epoch` names the history that Postgres holds."""
+    """The open stores of one node. `epoch` names the history that Postgres holds; personal fields pass through `sealer`."""
 
     pool: Pool
     redis: Redis
     broker: Broker
     epoch: Epoch
+    sealer: Sealer

@@ -14,6 +14,7 @@ from server.node import serve_node
 from server.settings import Settings
 from server.tokens import Tokens
 from storage.postgres.pool import Pool
+from tests.stores import SEALING_KEY
 
 SIGNING_KEY = "test:" + "A" * 43
 
@@ -75,6 +76,7 @@ async def hosting(database_url: str, redis_url: str, pool: Pool, **settings: obj
         database_url=database_url,
         redis_url=redis_url,
         signing_keys=(SIGNING_KEY,),
+        sealing_keys=(SEALING_KEY,),
         drain_seconds=0,
         **settings,  # type: ignore[arg-type] # the caller's own
     )

@@ -19,7 +19,9 @@ from storage.postgres.pool import Pool
 from storage.redis.broker import Broker
 from storage.redis.pool import open_redis
 from storage.redis.publications import NODE_ID_BYTES, Kind, unpack
+from storage.sealing import Sealer
 from tests.audience import Listener
+from tests.stores import SEALING_KEY
 
 LEASE = 1.0
 GRACE = 0.3
@@ -58,7 +60,7 @@ class Neighbour:
             probe_every=0.1,
         )
         self.redis = open_redis(redis_url, timeout=0.3)
-        stores = Stores(pool, self.redis, self.broker, Epoch("test"))
+        stores = Stores(pool, self.redis, self.broker, Epoch("test"), Sealer((SEALING_KEY,), bytes(32)))
         self.presence = PresenceTracker(self.id, stores, settings, emit=self._emit, clock=clock)
         self.listeners: dict[RoomId, Listener] = {}
         self.deaf = False

@@ -18,6 +18,8 @@ from storage.postgres.migrations import migrate
 from storage.postgres.pool import Pool, open_pool
 from tests.redis.valkeys import Valkey
 
+SEALING_KEY = "test:" + "A" * 43
+
 _NUMBERS = itertools.count(1)
 
 

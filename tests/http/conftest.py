@@ -43,6 +43,7 @@ class Servers:
             "DATABASE_URL": self.postgres.dsn(name),
             "REDIS_URL": self.valkey.url(),
             "LOOPROOMS_SIGNING_KEYS": new_key("a"),
+            "LOOPROOMS_SEALING_KEYS": new_key("a"),
             **variables,
         }
         return load(environment, folder=Path("/nonexistent")).settings

@@ -29,6 +29,7 @@ from storage.postgres.embedded import SETTINGS, EmbeddedPostgres
 from storage.postgres.migrations import migrate
 from tests.hosting import SIGNING_KEY, make_room
 from tests.redis.valkeys import Valkey
+from tests.stores import SEALING_KEY
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 20.0
@@ -241,6 +242,7 @@ class Cluster:
             "DATABASE_URL": database_url or self.database_url,
             "REDIS_URL": redis_url or self.valkey.url,
             "LOOPROOMS_SIGNING_KEYS": SIGNING_KEY,
+            "LOOPROOMS_SEALING_KEYS": SEALING_KEY,
             "LOOPROOMS_DATA_DIR": str(self.folder / "data"),
             **({"BUG": bug} if bug else {}),
             **{f"LOOPROOMS_{name.upper()}": str(value) for name, value in settings.items()},
