@@ -78,14 +78,16 @@ def seed(*, demo_password: str | None) -> None:
 
 @main.command()
 @click.option(
-    "--new-key", is_flag=True, help="Print a new signing key for LOOPROOMS_SIGNING_KEYS, and nothing else."
+    "--new-key",
+    is_flag=True,
+    help="Print a new key for LOOPROOMS_SIGNING_KEYS or LOOPROOMS_SEALING_KEYS, and nothing else.",
 )
 def settings(*, new_key: bool) -> None:
     """List every setting: value, default, where the value came from, and what it means."""
     if new_key:
-        from server.keys import new_signing_key
+        from server.keys import new_key as make_key
 
-        click.echo(new_signing_key())
+        click.echo(make_key())
         return
     loaded = _loaded({})
     for field in known_settings.Settings.__struct_fields__:

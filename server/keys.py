@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Final
 
 SIGNING_KEYS: Final = "signing.keys"
+SEALING_KEYS: Final = "sealing.keys"
 DEMO_PASSWORD: Final = "demo.password"  # noqa: S105 - the name of a file
 
 
-def new_signing_key() -> str:
-    """Make a key for access tokens, as it stands in the settings: ``id:seed``. The id says when it was made."""
-    seed = urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
-    return f"{time.strftime('%Y%m%d', time.gmtime())}-{secrets.token_hex(3)}:{seed}"
+def new_key() -> str:
+    """Make a key to sign or to seal with, as it stands in the settings: ``id:secret``. The id says when it was made."""
+    secret = urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+    return f"{time.strftime('%Y%m%d', time.gmtime())}-{secrets.token_hex(3)}:{secret}"
 
 
 def kept(file: Path, make: Callable[[], str]) -> tuple[list[str], bool]:

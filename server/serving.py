@@ -19,12 +19,12 @@ import msgspec
 import uvloop
 
 from protocol.refusals import Refused
-from server.keys import DEMO_PASSWORD, SIGNING_KEYS, kept, new_signing_key
+from server.keys import DEMO_PASSWORD, SEALING_KEYS, SIGNING_KEYS, kept, new_key
 from server.listening import PortError, listen
 from server.logs import start_logging
 from server.node import serve_node
 from server.passwords import Passwords
-from server.settings import DEFAULTS, Settings
+from server.settings import DEFAULTS, Settings, variable
 from server.workers import READY, WorkerFailed, Workers
 from storage.demo import MEMBER, PEOPLE, add_demo
 from storage.embedded import DataFolder, Server, StartError
@@ -32,6 +32,7 @@ from storage.postgres.embedded import EmbeddedPostgres
 from storage.postgres.migrations import MigrationError, migrate
 from storage.postgres.pool import open_pool
 from storage.redis.embedded import EmbeddedValkey
+from storage.sealing import BrokenSeal
 
 ResultT = TypeVar("ResultT")
 
@@ -84,6 +85,10 @@ def _run(work: Awaitable[ResultT]) -> ResultT:
         return uvloop.run(run())
     except (StartError, MigrationError, PortError, WorkerFailed) as error:
         raise CannotStart(str(error)) from None
+    except BrokenSeal as broken:
+        raise CannotStart(
+            f"The database can't be opened with {variable('sealing_keys')}: {broken}."
+        ) from None
     except Refused as refused:
         raise CannotStart(f"{_DATABASE_AWAY}: {refused.__cause__ or refused.message}.") from None
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
@@ -165,8 +170,12 @@ async def _stores(settings: Settings, *, redis: bool = True) -> AsyncIterator[tu
         valkey = None if settings.redis_url or not redis else EmbeddedValkey(data)
         completed = settings
         if postgres is not None:
-            keys = settings.signing_keys or tuple(kept(data.path / SIGNING_KEYS, new_signing_key)[0])
-            completed = msgspec.structs.replace(completed, database_url=postgres.dsn(), signing_keys=keys)
+            completed = msgspec.structs.replace(
+                completed,
+                database_url=postgres.dsn(),
+                signing_keys=settings.signing_keys or tuple(kept(data.path / SIGNING_KEYS, new_key)[0]),
+                sealing_keys=settings.sealing_keys or tuple(kept(data.path / SEALING_KEYS, new_key)[0]),
+            )
         if valkey is not None:
             completed = msgspec.structs.replace(completed, redis_url=valkey.url())
         async with _running([server for server in (postgres, valkey) if server is not None]):
