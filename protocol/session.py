@@ -87,6 +87,46 @@ class RefreshToken(Command[TokenRefreshed], tag="token.refresh"):
     token: Token
 
 
+class SessionEntry(Struct, omit_defaults=True, kw_only=True):
+    """One of your own sessions: a sign-in on one device that has not ended.
+
+    `device` is what the client called itself when it signed in. `created` and `seen` are in milliseconds since 1970; a
+    session is seen when it gets a new access token. `current` is the one that asks.
+    """
+
+    id: SessionId
+    device: str
+    created: Milliseconds
+    seen: Milliseconds
+    current: bool = False
+
+
+class SessionsListed(Answer, tag="session.listed"):
+    """Your sessions: the one that asks first, then the newest seen; at most 100."""
+
+    sessions: list[SessionEntry]
+
+
+class ListSessions(Command[SessionsListed], tag="session.list"):
+    """Where am I signed in?"""
+
+
+class SessionRevoked(Answer, tag="session.revoked"):
+    """So many sessions have ended: their tokens are worth nothing, and their connections close within a second."""
+
+    count: int
+
+
+class RevokeSession(Command[SessionRevoked], tag="session.revoke"):
+    """End one of your sessions, or with `others` all but the one that asks. Exactly one of the two is given.
+
+    A session that has ended already is no error. ``not_found``: it is none of yours.
+    """
+
+    session: SessionId | None = None
+    others: bool = False
+
+
 class Seen(Struct, kw_only=True):
     """The last offset that a client has shown in a room."""
 
@@ -125,6 +165,6 @@ class Shed(Event, tag="session.shed"):
     latest: int
 
 
-Commands = Hello | RefreshToken | Ping
-Answers = Welcome | TokenRefreshed | Ponged
+Commands = Hello | RefreshToken | ListSessions | RevokeSession | Ping
+Answers = Welcome | TokenRefreshed | SessionsListed | SessionRevoked | Ponged
 Events = TokenExpiring | Drain | Shed

@@ -19,7 +19,20 @@ from protocol.closing import CloseCode
 from protocol.envelope import Error, Person, SessionId, UserId
 from protocol.presence import RoomState
 from protocol.refusals import Disconnect, ErrorCode, Refused
-from protocol.session import Hello, Ping, Ponged, Position, RefreshToken, Resumed, TokenRefreshed, Welcome
+from protocol.session import (
+    Hello,
+    ListSessions,
+    Ping,
+    Ponged,
+    Position,
+    RefreshToken,
+    Resumed,
+    RevokeSession,
+    SessionRevoked,
+    SessionsListed,
+    TokenRefreshed,
+    Welcome,
+)
 from server.hub.connection import Connection, Session
 from server.hub.dispatch import Call, handles
 from server.hub.members import Members, Room
@@ -28,7 +41,7 @@ from server.tokens import Claims
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
 from storage.redis.publications import Kind, Packet, unpack
-from storage.session import LiveSession, live_sessions
+from storage.session import LiveSession, live_sessions, revoke_others, revoke_session, sessions_of
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -276,6 +289,46 @@ async def refresh(call: Call, command: RefreshToken) -> TokenRefreshed:
     call.session.expires_at = _in_loop_time(call.node, claims)
     call.session.warned = False
     return TokenRefreshed(id=command.id, expires_in=round(claims.expires_at - time.time(), 3))
+
+
+@handles(ListSessions)
+async def list_sessions(call: Call, command: ListSessions) -> SessionsListed:
+    """Say where this person is signed in."""
+    found = await sessions_of(
+        call.node.stores.pool,
+        call.session.user_id,
+        call.session.id,
+        lifetime=call.node.settings.refresh_token_days * 86400,
+    )
+    return SessionsListed(id=command.id, sessions=found)
+
+
+@handles(RevokeSession)
+async def revoke(call: Call, command: RevokeSession) -> SessionRevoked:
+    """End sessions of this person; of their own, too, whose answer still goes out."""
+    if (command.session is None) is not command.others:
+        raise Refused(ErrorCode.INVALID, "Name a session, or all others; one of the two.", path="$.session")
+    if command.session is None:
+        return SessionRevoked(
+            id=command.id, count=await end_others(call.node, call.session.user_id, call.session.id)
+        )
+    await end_session(call.node, call.session.user_id, command.session)
+    return SessionRevoked(id=command.id, count=1)
+
+
+async def end_session(node: Node, user: UserId, session: SessionId) -> None:
+    """End one session of `user`, everywhere. Raises `Refused` (not_found), also for somebody else's."""
+    if not await revoke_session(node.stores.pool, user, session):
+        raise Refused(ErrorCode.NOT_FOUND)
+    node.announcements.announce(Changed(sessions=[session]))
+
+
+async def end_others(node: Node, user: UserId, session: SessionId) -> int:
+    """End all sessions of `user` but one, everywhere; return how many."""
+    ended = await revoke_others(node.stores.pool, user, session)
+    if ended:
+        node.announcements.announce(Changed(sessions=ended))
+    return len(ended)
 
 
 @handles(Ping)

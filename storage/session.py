@@ -18,6 +18,7 @@ from enum import Enum, auto
 from msgspec import Struct
 
 from protocol.envelope import SessionId, UserId
+from protocol.session import SessionEntry
 from storage.postgres.pool import Connection, Pool, answering
 
 LIVE_SESSIONS = """
@@ -74,6 +75,30 @@ update sessions set ended_at = now(), ended_because = $2 where id = $1 and ended
 END_FAMILY = """
 update sessions set ended_at = now(), ended_because = $2
 where id = (select session_id from refresh_tokens where hash = $1) and ended_at is null
+returning id
+"""
+
+SESSIONS_OF = """
+select id, device,
+       (extract(epoch from created_at) * 1000)::bigint as created,
+       (extract(epoch from last_seen_at) * 1000)::bigint as seen,
+       id = $2 as current
+from sessions
+where user_id = $1 and ended_at is null and (id = $2 or last_seen_at > now() - make_interval(secs => $3))
+order by id = $2 desc, last_seen_at desc, id
+limit 100
+"""
+
+REVOKE_SESSION = """
+update sessions
+set ended_at = coalesce(ended_at, now()), ended_because = coalesce(ended_because, 'revoked')
+where id = $1 and user_id = $2
+returning id
+"""
+
+REVOKE_OTHERS = """
+update sessions set ended_at = now(), ended_because = 'revoked'
+where user_id = $1 and id <> $2 and ended_at is null
 returning id
 """
 
@@ -173,6 +198,28 @@ async def end_family(pool: Pool, token_hash: bytes, reason: str) -> SessionId | 
     async with answering(pool) as connection:
         session: SessionId | None = await connection.fetchval(END_FAMILY, token_hash, reason)
     return session
+
+
+async def sessions_of(pool: Pool, user: UserId, current: SessionId, *, lifetime: float) -> list[SessionEntry]:
+    """List the sessions of a person that can still be used: the current one first, then the newest seen.
+
+    `lifetime` is how many seconds a refresh token lives that is not used.
+    """
+    async with answering(pool) as connection:
+        rows = await connection.fetch(SESSIONS_OF, user, current, lifetime)
+    return [SessionEntry(**row) for row in rows]
+
+
+async def revoke_session(pool: Pool, user: UserId, session: SessionId) -> bool:
+    """End a session of `user`, who may have ended it before. False when it is none of theirs."""
+    async with answering(pool) as connection:
+        return await connection.fetchval(REVOKE_SESSION, session, user) is not None
+
+
+async def revoke_others(pool: Pool, user: UserId, session: SessionId) -> list[SessionId]:
+    """End all sessions of `user` but one, and return those that were ended by this."""
+    async with answering(pool) as connection:
+        return [row["id"] for row in await connection.fetch(REVOKE_OTHERS, user, session)]
 
 
 async def forget_sessions(pool: Pool, after: float) -> None:

@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from protocol.refusals import Refused
-from server.http import auth, operations, page
+from server.http import auth, operations, page, sessions
 from server.http.documents import contract, openapi
 from server.http.endpoint import JSON, Endpoint
 from server.http.guards import Guard
@@ -34,6 +34,7 @@ def create_app(node: Node) -> Starlette:
     passwords = Passwords()
     endpoints = [
         *auth.endpoints(auth.Accounts(node, passwords)),
+        *sessions.endpoints(sessions.OwnSessions(node)),
         *operations.endpoints(operations.Operations(node)),
     ]
     app = Starlette(

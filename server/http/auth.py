@@ -17,11 +17,12 @@ from starlette.requests import Request
 
 from protocol.refusals import ErrorCode, Refused
 from protocol.text import normalised
+from server.http.callers import REFUSALS, caller_of
 from server.http.endpoint import Endpoint
 from server.http.guesses import Guesses, address_of
 from server.passwords import LONGEST, Passwords, check_strength
 from server.tokens import new_refresh_token, refresh_hash
-from storage.people import Account, account_of_session, create_account, find_by_email, keep_new_hash
+from storage.people import Account, create_account, find_by_email, keep_new_hash
 from storage.session import Outcome, end_family, open_session, use_token
 
 if TYPE_CHECKING:
@@ -170,14 +171,7 @@ class Accounts:
 
     async def me(self, request: Request) -> Account:
         """Return the account of the access token."""
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            raise Refused(ErrorCode.TOKEN_INVALID, "Send the header Authorization: Bearer <access token>.")
-        claims = self._node.tokens.verify(token.strip())
-        found = await account_of_session(self._node.stores.pool, claims.session)
-        if found is None or found.ended or found.banned or found.account.id != claims.user:
-            raise Refused(ErrorCode.SESSION_ENDED)
-        return found.account
+        return (await caller_of(self._node, request)).account
 
     async def _sign_in(self, request: Request, account: Account) -> SignedIn:
         refresh_token = new_refresh_token()
@@ -248,12 +242,7 @@ def endpoints(accounts: Accounts) -> list[Endpoint]:
             handle=accounts.me,
             answer=Account,
             signed_in=True,
-            refuses=(
-                ErrorCode.TOKEN_INVALID,
-                ErrorCode.TOKEN_EXPIRED,
-                ErrorCode.SESSION_ENDED,
-                ErrorCode.UNAVAILABLE,
-            ),
+            refuses=REFUSALS,
             group="Accounts",
         ),
     ]

@@ -90,6 +90,17 @@ def _operation(endpoint: Endpoint, references: dict[type[Struct], dict[str, Any]
         "security": [{"accessToken": []}] if endpoint.signed_in else [],
         "responses": {str(endpoint.status): good} | _refused(endpoint, references[Problem]),
     }
+    if endpoint.parameters:
+        operation["parameters"] = [
+            {
+                "name": parameter.name,
+                "in": parameter.place,
+                "required": parameter.required,
+                "description": parameter.meaning,
+                "schema": {"type": "string"},
+            }
+            for parameter in endpoint.parameters
+        ]
     if endpoint.body is not None:
         operation["requestBody"] = {
             "required": True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -14,6 +14,15 @@ from protocol.refusals import ErrorCode, Refused
 
 MOST_BODY_BYTES: Final = 65536
 JSON: Final = "application/json"
+
+
+class Parameter(Struct, frozen=True):
+    """A part of the path, or of the query, that `handle` reads from the request."""
+
+    name: str
+    place: Literal["path", "query"]
+    meaning: str
+    required: bool = True
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -27,6 +36,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     path: str
     summary: str
     handle: Callable[..., Awaitable[Any]]
+    parameters: tuple[Parameter, ...] = ()
     body: type[Struct] | None = None
     answer: type[Struct] | None = None
     media_type: str = JSON

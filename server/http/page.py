@@ -19,6 +19,8 @@ POLICY: Final = (
 
 Schema = dict[str, Any]
 
+_OPTIONAL: Final = "<span class=tag>optional</span>"
+
 
 def render(openapi: Schema, contract: Schema) -> str:
     """Return the page for an OpenAPI description and the websocket's contract, as `documents` makes them."""
@@ -94,9 +96,19 @@ def _operations(openapi: Schema, group: str, schemas: Schema) -> Iterator[str]:
             yield (
                 f"<article id='{escape(operation['operationId'])}'><h3><span class='method {method}'>{method.upper()}</span> "
                 f"<code>{escape(path)}</code>{lock}</h3><p>{_inline(operation['description'])}</p>"
+                + _parameters(operation.get("parameters", ()))
                 + (_fields(_resolved(body, schemas), "http-") if body else "")
                 + f"<table class=answers><tbody>{''.join(rows)}</tbody></table></article>"
             )
+
+
+def _parameters(parameters: Iterable[Schema]) -> str:
+    rows = [
+        f"<tr><td><code>{escape(parameter['name'])}</code> {'' if parameter['required'] else _OPTIONAL}</td>"
+        f"<td>in the {escape(parameter['in'])}</td><td>{_inline(parameter['description'])}</td></tr>"
+        for parameter in parameters
+    ]
+    return f"<table class=fields><tbody>{''.join(rows)}</tbody></table>" if rows else ""
 
 
 def _commands(commands: Iterable[Schema], defs: Schema) -> Iterator[str]:
@@ -133,7 +145,7 @@ def _fields(schema: Schema, prefix: str) -> str:
     for name, field in schema.get("properties", {}).items():
         if name == "type" and _tag(schema):
             continue
-        need = "" if name in required else "<span class=tag>optional</span>"
+        need = "" if name in required else _OPTIONAL
         rows.append(
             f"<tr><td><code>{escape(name)}</code> {need}</td><td>{_type(field, prefix)}</td>"
             f"<td>{_inline(field.get('description', ''))}</td></tr>"

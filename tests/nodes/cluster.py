@@ -288,6 +288,16 @@ class Cluster:
             for user, session, name in people
         ]
 
+    async def signed_in_again(self, account: Account) -> Account:
+        """Sign somebody in on one more device."""
+        session = SessionId(uuid4())
+        async with self.connection() as connection:
+            await connection.execute(
+                "insert into sessions (id, user_id) values ($1, $2)", session, account.user
+            )
+        token, _ = self._tokens.sign(user=account.user, session=session, role="MEMBER", tier="FREE")
+        return Account(account.user, session, account.name, token)
+
     async def room(self) -> RoomId:
         """Make a looproom."""
         async with asyncpg.create_pool(self.database_url, min_size=1, max_size=1) as pool:

@@ -71,6 +71,19 @@ async def test_an_end_reaches_every_connection(cluster: Cluster, statement: str,
     assert (await closed([refused], 2.0)) == [code]
 
 
+async def test_a_session_that_its_owner_ends(cluster: Cluster) -> None:
+    """Who ends their other sessions on one node is rid of those on both within a second, and stays themselves."""
+    nodes = await cluster.start(2)
+    (person,) = await cluster.accounts(["person"])
+    asking = await come(person, nodes[0])
+    lost = [await come(await cluster.signed_in_again(person), node) for node in nodes]
+    answer = await asking.call("session.revoke", others=True)
+    assert (answer["type"], answer["count"]) == ("session.revoked", 2)
+    assert await closed(lost, SOON) == [4501, 4501]
+    assert (await asking.call("session.list"))["sessions"][0]["current"]
+    assert not asking.gone.done()
+
+
 async def test_a_role_and_a_tier_reach_every_connection(cluster: Cluster) -> None:
     """A new moderator may remove lines on both nodes within a second, and no longer when the role is taken."""
     nodes = await cluster.start(2)

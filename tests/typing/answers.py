@@ -37,7 +37,17 @@ from protocol.rooms import (
     RoomsListed,
     SendCue,
 )
-from protocol.session import Ping, Ponged, RefreshToken, TokenRefreshed, Welcome
+from protocol.session import (
+    ListSessions,
+    Ping,
+    Ponged,
+    RefreshToken,
+    RevokeSession,
+    SessionRevoked,
+    SessionsListed,
+    TokenRefreshed,
+    Welcome,
+)
 
 
 async def answers(client: Client, line: LineId, target: Target, user: UserId) -> None:
@@ -58,6 +68,8 @@ async def answers(client: Client, line: LineId, target: Target, user: UserId) ->
     assert_type(await client.call(ListPresence("calm", after=user)), PresenceListed)
     assert_type(await client.call(SetTyping("calm", True)), TypingNoted)
     assert_type(await client.call(SetConfidence("calm", 7)), ConfidenceNoted)
+    assert_type(await client.call(ListSessions()), SessionsListed)
+    assert_type(await client.call(RevokeSession(others=True)), SessionRevoked)
     assert_type(await client.call(RefreshToken("token")), TokenRefreshed)
     assert_type(await client.call(Ping()), Ponged)
 

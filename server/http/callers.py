@@ -1,0 +1,42 @@
+"""Who asks, over HTTP: what the access token proves, if its session still lives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+from starlette.requests import Request
+
+from protocol.envelope import SessionId
+from protocol.refusals import ErrorCode, Refused
+from storage.people import Account, account_of_session
+
+if TYPE_CHECKING:
+    from server.node import Node
+
+REFUSALS: Final = (
+    ErrorCode.TOKEN_INVALID,
+    ErrorCode.TOKEN_EXPIRED,
+    ErrorCode.SESSION_ENDED,
+    ErrorCode.UNAVAILABLE,
+)
+"""What every operation refuses that must know who asks."""
+
+
+class Caller(Struct, frozen=True):
+    """A person, on one of their sessions."""
+
+    account: Account
+    session: SessionId
+
+
+async def caller_of(node: Node, request: Request) -> Caller:
+    """Return whose access token the request carries. Raises `Refused` when there is none that counts."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise Refused(ErrorCode.TOKEN_INVALID, "Send the header Authorization: Bearer <access token>.")
+    claims = node.tokens.verify(token.strip())
+    found = await account_of_session(node.stores.pool, claims.session)
+    if found is None or found.ended or found.banned or found.account.id != claims.user:
+        raise Refused(ErrorCode.SESSION_ENDED)
+    return Caller(found.account, claims.session)
