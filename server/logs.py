@@ -12,10 +12,10 @@ from typing import Final, Literal
 
 import msgspec
 
-_ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != 10} | {
-    0x2028: "\\u2028",
-    0x2029: "\\u2029",
+_ESCAPED: Final = {
+    code: f"\\u{code:04x}" for code in (*range(10), *range(11, 32), *range(127, 160), 0x2028, 0x2029)
 }
+"""What a terminal obeys or takes for the end of a line. JSON's encoder escapes the first 32 alone."""
 _LEVEL_COLUMN: Final = 7
 
 
@@ -32,7 +32,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(entry).decode()
+        return msgspec.json.encode(entry).decode().translate(_ESCAPED)
 
 
 class TextLines(logging.Formatter):

@@ -29,8 +29,7 @@ def record(message: str, *arguments: object, failed: bool = False) -> logging.Lo
 def test_json_is_one_object_a_line(failed: bool) -> None:
     """Level, logger, moment, message and traceback can be read back, and nothing breaks the line."""
     line = JsonLines().format(record("%s said", FORGED, failed=failed))
-    assert line.isascii() or all(character.isprintable() for character in line if ord(character) < 0x2028)
-    assert "\n" not in line
+    assert line.isprintable()
     entry = json.loads(line)
     assert (entry["level"], entry["logger"], entry["message"]) == (
         "warning",
@@ -44,7 +43,7 @@ def test_json_is_one_object_a_line(failed: bool) -> None:
 def test_text_is_one_line_without_control_characters() -> None:
     """Colours, line breaks and separators of a stranger come out escaped."""
     line = TextLines().format(record("%s said", FORGED))
-    assert line.endswith('warning a\\nlevel=error "x" \\x1b[31m\\u2028\\x00\\x9b said')
+    assert line.endswith('warning a\\nlevel=error "x" \\u001b[31m\\u2028\\u0000\\u009b said')
 
 
 def test_a_traceback_follows_its_line() -> None:

@@ -71,7 +71,7 @@ async def test_a_killed_server_leaves_nothing_behind_and_loses_nothing(folder: P
         with served(folder, "--workers", workers) as server:
             await say(server, f"turn {turn}")
             family = server.family()
-            assert len(family) >= 3
+            assert len(family) >= 2  # Postgres and Valkey, and the workers where there are some
             server.process.kill()
             server.process.wait(PATIENCE)
             wait_for(lambda family=family: not any(map(running, family)), PATIENCE)  # type: ignore[misc] # bound now
