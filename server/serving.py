@@ -32,7 +32,7 @@ from storage.postgres.embedded import EmbeddedPostgres
 from storage.postgres.migrations import MigrationError, migrate
 from storage.postgres.pool import open_pool
 from storage.redis.embedded import EmbeddedValkey
-from storage.sealing import BrokenSeal
+from storage.sealing import BrokenSeal, open_sealer
 
 ResultT = TypeVar("ResultT")
 
@@ -221,7 +221,8 @@ async def _seeded(settings: Settings, folder: Path) -> str:
 async def _seed(settings: Settings, password: str, *, renew: bool) -> None:
     pool = await open_pool(settings.database_url, size=2)
     try:
-        await add_demo(pool, await Passwords(threads=1).hash(password), renew=renew)
+        sealer = await open_sealer(pool, settings.sealing_keys)
+        await add_demo(pool, sealer, await Passwords(threads=1).hash(password), renew=renew)
     finally:
         await pool.close()
 

@@ -296,6 +296,7 @@ async def list_sessions(call: Call, command: ListSessions) -> SessionsListed:
     """Say where this person is signed in."""
     found = await sessions_of(
         call.node.stores.pool,
+        call.node.stores.sealer,
         call.session.user_id,
         call.session.id,
         lifetime=call.node.settings.refresh_token_days * 86400,

@@ -10,6 +10,7 @@ from msgspec import Struct
 from protocol.envelope import UserId
 from storage.people import create_account, find_by_email, keep_new_hash
 from storage.postgres.pool import Pool, answering
+from storage.sealing import Sealer
 
 ADD_CATEGORIES = """
 insert into categories (slug, name, description, colour, icon, position)
@@ -120,7 +121,7 @@ _LOOPROOMS = (
 )
 
 
-async def add_demo(pool: Pool, password_hash: str, *, renew: bool = False) -> None:
+async def add_demo(pool: Pool, sealer: Sealer, password_hash: str, *, renew: bool = False) -> None:
     """Put in the categories, and the people and looprooms of the demo.
 
     Whoever of `PEOPLE` is there already keeps their password, unless `renew` is set.
@@ -134,7 +135,7 @@ async def add_demo(pool: Pool, password_hash: str, *, renew: bool = False) -> No
             strict=True,
         )
         await connection.execute(ADD_CATEGORIES, *map(list, columns))
-    ids = {person.email: await _person(pool, person, password_hash, renew=renew) for person in PEOPLE}
+    ids = {person.email: await _person(pool, sealer, person, password_hash, renew=renew) for person in PEOPLE}
     async with answering(pool) as connection:
         for room in _LOOPROOMS:
             await connection.execute(
@@ -153,13 +154,15 @@ async def add_demo(pool: Pool, password_hash: str, *, renew: bool = False) -> No
             )
 
 
-async def _person(pool: Pool, person: DemoPerson, password_hash: str, *, renew: bool) -> UserId:
-    found = await find_by_email(pool, person.email)
+async def _person(
+    pool: Pool, sealer: Sealer, person: DemoPerson, password_hash: str, *, renew: bool
+) -> UserId:
+    found = await find_by_email(pool, sealer, person.email)
     if found is not None:
         if renew:
             await keep_new_hash(pool, found.account.id, found.password_hash, password_hash)
         return found.account.id
-    account = await create_account(pool, person.email, password_hash, person.name)
+    account = await create_account(pool, sealer, person.email, password_hash, person.name)
     async with answering(pool) as connection:
         await connection.execute(SET_STANDING, account.id, person.role, person.tier)
     return account.id

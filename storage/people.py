@@ -1,8 +1,14 @@
-"""People in Postgres: accounts, and the identities that they are found by."""
+"""People in Postgres: accounts, and the identities that they are found by.
+
+An address is personal and nobody else's business: it is sealed, and found by its index. What a person is called and how
+they look, and what they say in a room, is what others see, so it stands as it is. Rows of before have the address itself
+where the index belongs now; they are found too, until `seal_addresses` has been over them.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import uuid4
 
 import asyncpg
 from msgspec import Meta, Struct
@@ -10,26 +16,32 @@ from msgspec import Meta, Struct
 from protocol.envelope import SessionId, UserId
 from protocol.refusals import ErrorCode, Refused
 from storage.postgres.pool import Pool, answering
+from storage.sealing import Sealer
 
 _ACCOUNT = "u.id, u.name, u.avatar, u.role::text, u.tier::text, u.banned_at is not null as banned"
 
+# A row of before, whose address is not sealed yet, would not stand in the way of its own index.
 CREATE_ACCOUNT = """
 with u as (
-    insert into users (name) values ($3) returning id, name, avatar, role, tier
+    insert into users (id, name)
+    select $1, $2
+    where not exists (select from identities where provider = 'EMAIL' and issuer = '' and subject = $6)
+    returning id, name, avatar, role, tier
 ), identity as (
-    insert into identities (user_id, provider, subject, password_hash) select id, 'EMAIL', $1, $2 from u
+    insert into identities (user_id, provider, subject, sealed_address, password_hash)
+    select id, 'EMAIL', $3, $4, $5 from u
 )
-select u.id, u.name, u.avatar, u.role::text, u.tier::text, $1::text as email from u
+select u.id, u.name, u.avatar, u.role::text, u.tier::text from u
 """
 
 FIND_BY_EMAIL = f"""
-select {_ACCOUNT}, i.subject as email, i.password_hash
+select {_ACCOUNT}, i.password_hash
 from identities i join users u on u.id = i.user_id
-where i.provider = 'EMAIL' and i.issuer = '' and i.subject = $1
+where i.provider = 'EMAIL' and i.issuer = '' and i.subject = any($1::text[])
 """
 
 ACCOUNT_OF_SESSION = f"""
-select {_ACCOUNT}, i.subject as email, s.ended_at is not null as ended
+select {_ACCOUNT}, i.subject, i.sealed_address, s.ended_at is not null as ended
 from sessions s
 join users u on u.id = s.user_id
 left join identities i on i.user_id = u.id and i.provider = 'EMAIL'
@@ -41,6 +53,22 @@ REHASH = """
 update identities set password_hash = $3
 where user_id = $1 and provider = 'EMAIL' and password_hash = $2
 """
+
+
+UNSEALED_ADDRESSES = """
+select user_id, subject from identities
+where provider = 'EMAIL' and sealed_address is null
+limit $1 for update skip locked
+"""
+
+SEAL_ADDRESSES = """
+update identities i set subject = n.subject, sealed_address = n.sealed
+from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[]) as n (user_id, address, subject, sealed)
+where i.user_id = n.user_id and i.provider = 'EMAIL' and i.subject = n.address
+"""
+
+ADDRESS = "identities.sealed_address"
+"""Where addresses are sealed; the row is the person's."""
 
 
 class Account(Struct, kw_only=True):
@@ -70,29 +98,59 @@ class SessionAccount(Struct, frozen=True):
     banned: bool
 
 
-async def create_account(pool: Pool, email: str, password_hash: str, name: str) -> Account:
+def address_index(sealer: Sealer, email: str) -> str:
+    """Return the `subject` of the identity that an address (normalised) is found by."""
+    return sealer.index("address", email).hex()
+
+
+async def create_account(pool: Pool, sealer: Sealer, email: str, password_hash: str, name: str) -> Account:
     """Create a person who signs in with `email` (normalised) and a password. Raises `Refused` (email_taken)."""
+    user = UserId(uuid4())
+    sealed = sealer.seal(ADDRESS, user, email)
     async with answering(pool) as connection:
         try:
-            row = await connection.fetchrow(CREATE_ACCOUNT, email, password_hash, name)
+            row = await connection.fetchrow(
+                CREATE_ACCOUNT, user, name, address_index(sealer, email), sealed, password_hash, email
+            )
         except asyncpg.UniqueViolationError:
-            raise Refused(ErrorCode.EMAIL_TAKEN) from None
-    assert row is not None
-    return _account(row)
+            row = None
+    if row is None:
+        raise Refused(ErrorCode.EMAIL_TAKEN)
+    return _account(row, email)
 
 
-async def find_by_email(pool: Pool, email: str) -> Credentials | None:
+async def find_by_email(pool: Pool, sealer: Sealer, email: str) -> Credentials | None:
     """Find who signs in with `email` (normalised)."""
     async with answering(pool) as connection:
-        row = await connection.fetchrow(FIND_BY_EMAIL, email)
-    return None if row is None else Credentials(_account(row), row["password_hash"], row["banned"])
+        row = await connection.fetchrow(FIND_BY_EMAIL, [address_index(sealer, email), email])
+    return None if row is None else Credentials(_account(row, email), row["password_hash"], row["banned"])
 
 
-async def account_of_session(pool: Pool, session: SessionId) -> SessionAccount | None:
+async def account_of_session(pool: Pool, sealer: Sealer, session: SessionId) -> SessionAccount | None:
     """Find whose session this is."""
     async with answering(pool) as connection:
         row = await connection.fetchrow(ACCOUNT_OF_SESSION, session)
-    return None if row is None else SessionAccount(_account(row), row["ended"], row["banned"])
+    if row is None:
+        return None
+    sealed = row["sealed_address"]
+    email = row["subject"] if sealed is None else sealer.open(ADDRESS, row["id"], sealed)
+    return SessionAccount(_account(row, email), row["ended"], row["banned"])
+
+
+async def seal_addresses(pool: Pool, sealer: Sealer, limit: int = 200) -> int:
+    """Seal addresses of rows of before, at most `limit`; return how many there were."""
+    async with answering(pool) as connection, connection.transaction():
+        rows = await connection.fetch(UNSEALED_ADDRESSES, limit)
+        users = [row["user_id"] for row in rows]
+        addresses = [row["subject"] for row in rows]
+        await connection.execute(
+            SEAL_ADDRESSES,
+            users,
+            addresses,
+            [address_index(sealer, address) for address in addresses],
+            [sealer.seal(ADDRESS, user, address) for user, address in zip(users, addresses, strict=True)],
+        )
+    return len(rows)
 
 
 async def keep_new_hash(pool: Pool, user: UserId, old: str, new: str) -> None:
@@ -101,12 +159,12 @@ async def keep_new_hash(pool: Pool, user: UserId, old: str, new: str) -> None:
         await connection.execute(REHASH, user, old, new)
 
 
-def _account(row: asyncpg.Record) -> Account:
+def _account(row: asyncpg.Record, email: str | None) -> Account:
     return Account(
         id=row["id"],
         name=row["name"],
         avatar=row["avatar"],
-        email=row["email"],
+        email=email,
         role=row["role"],
         tier=row["tier"],
     )

@@ -8,18 +8,23 @@ successor. The cases, each with a test:
 3. any other one that was replaced (it was copied, by whom can't be known): the session ends;
 4. a token of a session that has ended, or that was not used for too long: refused, nothing changes;
 5. a token that was never given out: refused.
+
+The name of the device that signed in is personal: it is sealed, and shown to the person alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum, auto
+from uuid import uuid4
 
+import asyncpg
 from msgspec import Struct
 
 from protocol.envelope import SessionId, UserId
 from protocol.session import SessionEntry
 from storage.postgres.pool import Connection, Pool, answering
+from storage.sealing import Sealer
 
 LIVE_SESSIONS = """
 select s.id, s.user_id, u.name, u.avatar, u.role::text, u.tier::text,
@@ -30,12 +35,10 @@ where s.id = any($1::uuid[])
 
 OPEN_SESSION = """
 with opened as (
-    insert into sessions (user_id, device) values ($1, $2) returning id
-), first as (
-    insert into refresh_tokens (hash, session_id, expires_at)
-    select $3, id, now() + make_interval(secs => $4) from opened
+    insert into sessions (id, user_id, sealed_device) values ($1, $2, $3) returning id
 )
-select id from opened
+insert into refresh_tokens (hash, session_id, expires_at)
+select $4, id, now() + make_interval(secs => $5) from opened
 """
 
 LOCK_FAMILY = """
@@ -79,7 +82,7 @@ returning id
 """
 
 SESSIONS_OF = """
-select id, device,
+select id, device, sealed_device,
        (extract(epoch from created_at) * 1000)::bigint as created,
        (extract(epoch from last_seen_at) * 1000)::bigint as seen,
        id = $2 as current
@@ -107,6 +110,19 @@ delete from sessions where id in (
     select id from sessions where last_seen_at < now() - make_interval(secs => $1) limit 10000
 )
 """
+
+UNSEALED_DEVICES = """
+select id, device from sessions where device <> '' limit $1 for update skip locked
+"""
+
+SEAL_DEVICES = """
+update sessions s set device = '', sealed_device = n.sealed
+from unnest($1::uuid[], $2::bytea[]) as n (id, sealed)
+where s.id = n.id
+"""
+
+DEVICE = "sessions.sealed_device"
+"""Where names of devices are sealed; the row is the session's."""
 
 
 class LiveSession(Struct, frozen=True):
@@ -150,12 +166,23 @@ async def live_sessions(pool: Pool, ids: Sequence[SessionId]) -> dict[SessionId,
 
 
 async def open_session(
-    pool: Pool, user: UserId, device: str, token_hash: bytes, *, lifetime: float
+    pool: Pool, sealer: Sealer, user: UserId, device: str, token_hash: bytes, *, lifetime: float
 ) -> SessionId:
     """Begin a session with its first refresh token, which lives `lifetime` seconds unless it is used."""
+    session = SessionId(uuid4())
+    sealed = sealer.seal(DEVICE, session, device)
     async with answering(pool) as connection:
-        session: SessionId = await connection.fetchval(OPEN_SESSION, user, device, token_hash, lifetime)
+        await connection.execute(OPEN_SESSION, session, user, sealed, token_hash, lifetime)
     return session
+
+
+async def seal_devices(pool: Pool, sealer: Sealer, limit: int = 200) -> int:
+    """Seal names of devices of rows of before, at most `limit`; return how many there were."""
+    async with answering(pool) as connection, connection.transaction():
+        rows = await connection.fetch(UNSEALED_DEVICES, limit)
+        sealed = [sealer.seal(DEVICE, row["id"], row["device"]) for row in rows]
+        await connection.execute(SEAL_DEVICES, [row["id"] for row in rows], sealed)
+    return len(rows)
 
 
 async def use_token(
@@ -200,14 +227,25 @@ async def end_family(pool: Pool, token_hash: bytes, reason: str) -> SessionId | 
     return session
 
 
-async def sessions_of(pool: Pool, user: UserId, current: SessionId, *, lifetime: float) -> list[SessionEntry]:
+async def sessions_of(
+    pool: Pool, sealer: Sealer, user: UserId, current: SessionId, *, lifetime: float
+) -> list[SessionEntry]:
     """List the sessions of a person that can still be used: the current one first, then the newest seen.
 
     `lifetime` is how many seconds a refresh token lives that is not used.
     """
     async with answering(pool) as connection:
         rows = await connection.fetch(SESSIONS_OF, user, current, lifetime)
-    return [SessionEntry(**row) for row in rows]
+    return [
+        SessionEntry(
+            id=row["id"],
+            device=_device(sealer, row),
+            created=row["created"],
+            seen=row["seen"],
+            current=row["current"],
+        )
+        for row in rows
+    ]
 
 
 async def revoke_session(pool: Pool, user: UserId, session: SessionId) -> bool:
@@ -226,3 +264,9 @@ async def forget_sessions(pool: Pool, after: float) -> None:
     """Delete sessions whose last token was given out more than `after` seconds ago, with their tokens; some at a time."""
     async with answering(pool) as connection:
         await connection.execute(FORGET_SESSIONS, after)
+
+
+def _device(sealer: Sealer, row: asyncpg.Record) -> str:
+    """Return the name of a session's device; that of a row of before may not be sealed yet."""
+    sealed: bytes | None = row["sealed_device"]
+    return row["device"] if sealed is None else sealer.open(DEVICE, row["id"], sealed)

@@ -112,7 +112,8 @@ class Accounts:
             raise Refused(ErrorCode.INVALID, f"A name has at most {LONGEST_NAME} characters.", path="$.name")
         check_strength(body.password, email, email.partition("@")[0], name)
         password_hash = await self._passwords.hash(body.password)
-        account = await create_account(self._node.stores.pool, email, password_hash, name)
+        stores = self._node.stores
+        account = await create_account(stores.pool, stores.sealer, email, password_hash, name)
         return await self._sign_in(request, account)
 
     async def login(self, request: Request, body: Login) -> SignedIn:
@@ -121,7 +122,7 @@ class Accounts:
         pool = self._node.stores.pool
         address = address_of(request, self._proxies)
         self._guesses.check(address)
-        found = await find_by_email(pool, email)
+        found = await find_by_email(pool, self._node.stores.sealer, email)
         stored = None if found is None else found.password_hash
         # No password is longer, so what follows can't be right; but it costs no more than any other.
         matches = await self._passwords.matches(stored, body.password[: LONGEST + 1])
@@ -175,8 +176,10 @@ class Accounts:
 
     async def _sign_in(self, request: Request, account: Account) -> SignedIn:
         refresh_token = new_refresh_token()
+        stores = self._node.stores
         session = await open_session(
-            self._node.stores.pool,
+            stores.pool,
+            stores.sealer,
             account.id,
             normalised(request.headers.get("user-agent", ""))[:_LONGEST_DEVICE],
             refresh_hash(refresh_token),

@@ -36,7 +36,7 @@ async def caller_of(node: Node, request: Request) -> Caller:
     if scheme.lower() != "bearer":
         raise Refused(ErrorCode.TOKEN_INVALID, "Send the header Authorization: Bearer <access token>.")
     claims = node.tokens.verify(token.strip())
-    found = await account_of_session(node.stores.pool, claims.session)
+    found = await account_of_session(node.stores.pool, node.stores.sealer, claims.session)
     if found is None or found.ended or found.banned or found.account.id != claims.user:
         raise Refused(ErrorCode.SESSION_ENDED)
     return Caller(found.account, claims.session)

@@ -36,8 +36,11 @@ class OwnSessions:
     async def sessions(self, request: Request) -> Sessions:
         """List where you are signed in."""
         caller = await caller_of(self._node, request)
-        pool = self._node.stores.pool
-        return Sessions(await sessions_of(pool, caller.account.id, caller.session, lifetime=self._lifetime))
+        stores = self._node.stores
+        found = await sessions_of(
+            stores.pool, stores.sealer, caller.account.id, caller.session, lifetime=self._lifetime
+        )
+        return Sessions(found)
 
     async def end_session(self, request: Request) -> None:
         """End one of your sessions: its tokens are worth nothing from now on, its connections close within a second.

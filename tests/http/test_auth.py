@@ -220,7 +220,7 @@ async def test_full_queue(servers: Servers) -> None:
 
 
 async def test_secrets_are_not_stored(site: Site) -> None:
-    """Neither a password nor a token stands in the database."""
+    """Neither a password nor a token stands in the database, nor what is personal: an address, a device."""
     account = await site.register()
     pool = site.node.stores.pool
     rows = [
@@ -229,8 +229,9 @@ async def test_secrets_are_not_stored(site: Site) -> None:
         for row in await pool.fetch(f"select * from {table}")
     ]
     text = "\n".join(rows)
-    assert account["email"] in text
-    for secret in (PASSWORD, account["refresh_token"], account["access_token"]):
+    assert account["user"]["name"] in text
+    device = site.client.headers["user-agent"]
+    for secret in (PASSWORD, account["refresh_token"], account["access_token"], account["email"], device):
         assert secret not in text
 
 

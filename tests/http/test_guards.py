@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from server.http import auth
+from server.http import callers
 from tests.http.serving import Site
 
 PATHS = [
@@ -142,7 +142,7 @@ async def test_a_bug_tells_nothing(
     async def broken(*_: object) -> None:
         raise RuntimeError("select secret from /srv/secret")
 
-    monkeypatch.setattr(auth, "account_of_session", broken)
+    monkeypatch.setattr(callers, "account_of_session", broken)
     account = await site.register()
     with caplog.at_level(logging.ERROR):
         answer = await site.me(account["access_token"])
