@@ -70,6 +70,7 @@ class _NodeCollector(Collector):
             ("sessions_refused", "Sessions told to come back later.", node.admission.refused),
         ):
             yield self._counter(name, meaning, value)
+        yield from self._jobs()
         closes = CounterMetricFamily(
             "looprooms_closes", "Connections closed by this node, by code.", labels=["code"]
         )
@@ -84,6 +85,27 @@ class _NodeCollector(Collector):
         for room, behind in node.lags.worst(hub.clock(), LAGGING_ROOMS):
             lag.add_metric([str(room)], behind)
         yield lag
+
+    def _jobs(self) -> Iterator[Metric]:
+        jobs = self._node.jobs
+        waiting = GaugeMetricFamily(
+            "looprooms_jobs_waiting", "Jobs that are due, over all nodes, lately.", labels=["kind"]
+        )
+        dead = GaugeMetricFamily(
+            "looprooms_jobs_dead", "Jobs that will never be done, over all nodes, lately.", labels=["kind"]
+        )
+        for kind, count in jobs.counts.items():
+            waiting.add_metric([kind], count.waiting)
+            dead.add_metric([kind], count.dead)
+        done = CounterMetricFamily("looprooms_jobs_done", "Jobs done by this node.", labels=["kind"])
+        for kind, number in jobs.done.items():
+            done.add_metric([kind], number)
+        failed = CounterMetricFamily(
+            "looprooms_jobs_failed", "Attempts of this node at jobs that failed.", labels=["kind"]
+        )
+        for kind, number in jobs.failed.items():
+            failed.add_metric([kind], number)
+        yield from (waiting, dead, done, failed)
 
     def _gauge(self, name: str, meaning: str, value: float) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"looprooms_{name}", meaning, value=value)

@@ -28,6 +28,7 @@ from server.hub.hub import Hub, Limits
 from server.hub.lag import Lags
 from server.hub.members import Room
 from server.hub.subscriptions import Subscriptions
+from server.jobs import Jobs
 from server.presence import PresenceTracker
 from server.reactions import ReactionWriter
 from server.rooms import Catalogue
@@ -65,6 +66,7 @@ class Node:
     catalogue: Catalogue
     chat: ChatWriter
     reactions: ReactionWriter
+    jobs: Jobs
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -125,11 +127,14 @@ class Node:
             node._keep_house(),
         ):
             node._background.append(loop.create_task(work))
+        node.jobs = Jobs(node)
+        node.jobs.start()
         return node
 
     async def aclose(self) -> None:
         """Finish what was begun and close the stores."""
         await self.dispatcher.settle()
+        await self.jobs.aclose()
         await self.chat.gather.drain()
         await self.reactions.gather.drain()
         for task in self._background:
