@@ -17,6 +17,7 @@ from websockets.typing import Origin
 from protocol.envelope import RoomId, SessionId
 from protocol.presence import RoomPulse
 from server import chat as _chat_handlers  # noqa: F401 - importing a domain registers its handlers
+from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
 from server.http.app import create_app
 from server.http.connection import HttpConnection
@@ -29,6 +30,7 @@ from server.hub.lag import Lags
 from server.hub.members import Room
 from server.hub.subscriptions import Subscriptions
 from server.jobs import Jobs
+from server.limits import Quotas
 from server.presence import PresenceTracker
 from server.reactions import ReactionWriter
 from server.rooms import Catalogue
@@ -39,6 +41,7 @@ from storage import Stores
 from storage.chat import prune_keys
 from storage.postgres.pool import database_epoch, open_pool
 from storage.redis.broker import Broker
+from storage.redis.limits import Limiter
 from storage.redis.pool import open_redis
 from storage.redis.publications import NODE_ID_BYTES, Kind
 from storage.sealing import open_sealer
@@ -60,6 +63,7 @@ class Node:
     dispatcher: Dispatcher
     subscriptions: Subscriptions
     presence: PresenceTracker
+    quotas: Quotas
     sessions: LiveSessions
     admission: Admission
     announcements: Announcements
@@ -71,6 +75,7 @@ class Node:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.id = os.urandom(NODE_ID_BYTES)
+        self.addresses = Addresses(settings.trusted_proxies)
         self.slugs: dict[str, RoomId] = {}
         """The ids of rooms that were entered by their slug."""
         self.lags = Lags()
@@ -95,6 +100,7 @@ class Node:
         )
         sealer = await open_sealer(pool, settings.sealing_keys)
         node.stores = Stores(pool, open_redis(settings.redis_url), broker, await database_epoch(pool), sealer)
+        node.quotas = Quotas(Limiter(node.stores.redis), settings.limits_factor)
         node.tokens = Tokens(settings)
         node.presence = PresenceTracker(node.id, node.stores, settings, emit=node._pulse)
         node.subscriptions = Subscriptions(
@@ -143,6 +149,7 @@ class Node:
         await self.subscriptions.aclose()
         await self.presence.aclose()
         self.hub.wheel.stop()
+        await self.quotas.limiter.aclose()
         await self.stores.broker.aclose()
         await self.stores.redis.aclose()
         await self.stores.pool.close()

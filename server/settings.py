@@ -112,6 +112,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     commands_burst: Annotated[
         int, Meta(ge=1, le=100000, description="Commands of one connection, at once.")
     ] = 100
+    limits_factor: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1000000,
+            description="Multiplies all limits that nodes count together. For a load tester, who is many people at one address.",
+        ),
+    ] = 1
     max_connections: Annotated[
         int, Meta(ge=1, le=10000000, description="Websocket connections that a node takes; others get 503.")
     ] = 50000

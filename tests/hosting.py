@@ -78,7 +78,7 @@ async def hosting(database_url: str, redis_url: str, pool: Pool, **settings: obj
         signing_keys=(SIGNING_KEY,),
         sealing_keys=(SEALING_KEY,),
         drain_seconds=0,
-        **settings,  # type: ignore[arg-type] # the caller's own
+        **{"limits_factor": 1000.0, **settings},  # type: ignore[arg-type] # the caller's own
     )
     stop, ready = asyncio.Event(), asyncio.Event()
     serving = asyncio.create_task(serve_node(chosen, sockets=[listener], stop=stop, ready=ready.set))

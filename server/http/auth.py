@@ -6,9 +6,7 @@ the same work and get the same answer.
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import time
 import unicodedata
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -97,9 +95,7 @@ class Accounts:
     def __init__(self, node: Node, passwords: Passwords) -> None:
         self._node = node
         self._passwords = passwords
-        self._guesses = Guesses(time.monotonic)
-        proxies = node.settings.trusted_proxies
-        self._proxies = [ipaddress.ip_network(network, strict=False) for network in proxies]
+        self._guesses = Guesses(node.quotas, node.stores.redis)
         self._lifetime = node.settings.refresh_token_days * _DAY
 
     async def register(self, request: Request, body: Register) -> SignedIn:
@@ -120,20 +116,21 @@ class Accounts:
         """Sign in with an address and its password. Each sign-in is a session of its own."""
         email = normalised_email(body.email)
         pool = self._node.stores.pool
-        address = address_of(request, self._proxies)
-        self._guesses.check(address)
+        address = address_of(request, self._node.addresses)
+        await self._guesses.check(address, email)
         found = await find_by_email(pool, self._node.stores.sealer, email)
         stored = None if found is None else found.password_hash
         # No password is longer, so what follows can't be right; but it costs no more than any other.
         matches = await self._passwords.matches(stored, body.password[: LONGEST + 1])
         if found is None or stored is None or not matches:
-            self._guesses.wrong(address)
+            await self._guesses.wrong(address, email)
             raise Refused(ErrorCode.CREDENTIALS_REFUSED)
         if found.banned:
             raise Refused(ErrorCode.FORBIDDEN, "This account may not sign in.")
         if self._passwords.is_outdated(stored):
             renewed = await self._passwords.hash(body.password)
             await keep_new_hash(pool, found.account.id, stored, renewed)
+        await self._guesses.right(address, email)
         return await self._sign_in(request, found.account)
 
     async def refresh(self, _: Request, body: Refresh) -> Tokens:

@@ -1,92 +1,74 @@
-"""Slows down who guesses passwords: wrong ones of one address are counted, right ones cost nothing.
+"""Slows down who guesses passwords: wrong ones are counted by address and by account, over all nodes; right ones cost nothing.
 
-Each wrong answer takes one from a bucket that refills slowly; who has used it up waits, whatever they send. Guesses sent
-at once, before the first was answered, put the bucket into debt. It lives in this process alone, which is enough to keep one
-address from filling the queue of the password hashes.
+Each wrong answer takes one from two buckets that refill slowly; who has used one up waits, whatever they send. Guesses sent
+at once, before the first was answered, put a bucket into debt.
+
+Whoever guesses at one account from many addresses uses up the account's bucket, and would keep its owner out by that. So an
+address from which somebody has signed in to an account lately is only slowed by its own bucket. Whether there is an account
+makes no difference to any of this.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+import asyncio
+import contextlib
+from hashlib import blake2b
 from typing import Final
 
 from starlette.requests import Request
 
-from protocol.refusals import ErrorCode, Refused
+from server.addresses import Addresses
+from server.limits import Quotas, check, mailbox
+from storage.redis.limits import Limit
+from storage.redis.pool import Redis, RedisAway, get, put
 
-BURST: Final = 20.0
-RATE: Final = 0.2
-"""Wrong passwords a second on the long run."""
-MOST_ADDRESSES: Final = 10_000
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+BY_ADDRESS: Final = Limit("guesses-from", burst=20, rate=0.2)
+OF_ACCOUNT: Final = Limit("guesses-at", burst=20, rate=1 / 60)
+KNOWN_SECONDS: Final = 30 * 86400
+"""How long an address is known as one of an account's own."""
 
 
 class Guesses:
-    """Wrong passwords by address. `clock` is in seconds."""
+    """Wrong passwords, as all nodes count them."""
 
-    def __init__(
-        self,
-        clock: Callable[[], float],
-        *,
-        burst: float = BURST,
-        rate: float = RATE,
-        most: int = MOST_ADDRESSES,
-    ) -> None:
-        self._clock = clock
-        self._burst = burst
-        self._rate = rate
-        self._most = most
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+    def __init__(self, quotas: Quotas, redis: Redis) -> None:
+        self._quotas = quotas
+        self._redis = redis
 
-    def check(self, address: str) -> None:
+    async def check(self, address: str, email: str) -> None:
         """Raise `Refused` (rate_limited) for one who must wait."""
-        left = self._now(address)
-        if left < 1.0:
-            raise Refused(ErrorCode.RATE_LIMITED, retry_after=round((1.0 - left) / self._rate, 1))
+        of_address, of_account = await asyncio.gather(
+            self._quotas.look(BY_ADDRESS, address), self._quotas.look(OF_ACCOUNT, mailbox(email))
+        )
+        check(of_address)
+        if not of_account.allowed and not await self._is_known(address, email):
+            check(of_account)
 
-    def wrong(self, address: str) -> None:
+    async def wrong(self, address: str, email: str) -> None:
         """Count a wrong password."""
-        self._left[address] = (self._now(address) - 1.0, self._clock())
-        self._left.move_to_end(address)
-        if len(self._left) > self._most:
-            self._left.popitem(last=False)
+        await asyncio.gather(
+            self._quotas.charge(BY_ADDRESS, address), self._quotas.charge(OF_ACCOUNT, mailbox(email))
+        )
 
-    def _now(self, address: str) -> float:
-        left, at = self._left.get(address, (self._burst, 0.0))
-        return min(self._burst, left + (self._clock() - at) * self._rate)
+    async def right(self, address: str, email: str) -> None:
+        """Know the address from now on as one from which the account's owner comes."""
+        if not self._quotas.limiter.away:
+            with contextlib.suppress(RedisAway):
+                await self._redis.run(put(_known(address, email), b"", px=KNOWN_SECONDS * 1000))
 
-
-def address_of(request: Request, proxies: Sequence[Network]) -> str:
-    """Return who asks: an IPv4 address, or the /64 of an IPv6 one, behind the proxies that are trusted.
-
-    ``X-Forwarded-For`` is read from its end, where our own proxies write; what stands before the first address that is not
-    one of them was written by a stranger.
-    """
-    address = request.client.host if request.client is not None else ""
-    forwarded = [part.strip() for part in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
-    while forwarded and _is_in(address, proxies):
-        address = forwarded.pop() or address
-    return _subnet(address)
-
-
-def _is_in(address: str, networks: Sequence[Network]) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
+    async def _is_known(self, address: str, email: str) -> bool:
+        if not self._quotas.limiter.away:
+            with contextlib.suppress(RedisAway):
+                return await self._redis.run(get(_known(address, email))) is not None
         return False
-    return any(parsed in network for network in networks)
 
 
-def _subnet(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:64]
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, 64), strict=False))
+def _known(address: str, email: str) -> str:
+    pair = f"{email} {address}"
+    return "lr:known:" + blake2b(pair.encode(), digest_size=16).hexdigest()
+
+
+def address_of(request: Request, addresses: Addresses) -> str:
+    """Return who sends a request, seen through the proxies that are trusted."""
+    peer = request.client.host if request.client is not None else ""
+    return addresses.of(peer, request.headers.getlist("x-forwarded-for"))

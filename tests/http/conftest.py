@@ -44,6 +44,7 @@ class Servers:
             "REDIS_URL": self.valkey.url(),
             "LOOPROOMS_SIGNING_KEYS": new_key("a"),
             "LOOPROOMS_SEALING_KEYS": new_key("a"),
+            "LOOPROOMS_LIMITS_FACTOR": "1000",  # all tests come from one address
             **variables,
         }
         return load(environment, folder=Path("/nonexistent")).settings

@@ -13,6 +13,10 @@ from protocol.refusals import Refused
 from server.http.auth import normalised_email
 from tests.http.conftest import Servers
 from tests.http.serving import PASSWORD, Site, serving
+from tests.redis.valkeys import Valkey
+from tests.stores import valkey
+
+__all__ = ["valkey"]
 
 
 async def test_register_and_be_someone(site: Site) -> None:
@@ -168,19 +172,21 @@ async def test_no_token(site: Site, header: str | None) -> None:
     assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
 
 
-async def test_guessing_is_slowed(site: Site) -> None:
+async def test_guessing_is_slowed(servers: Servers, valkey: Valkey) -> None:
     """After some wrong passwords one must wait, whoever is guessed; no hash is computed meanwhile."""
-    account = await site.register()
-    answers = [
-        await site.post("/auth/login", email=f"nobody{number}@example.org", password="guess guess")
-        for number in range(21)
-    ]
-    assert [answer.status_code for answer in answers] == [401] * 20 + [429]
-    assert int(answers[-1].headers["retry-after"]) >= 1
-    hashed = site.passwords.hashed
-    answer = await site.post("/auth/login", email=account["email"], password=PASSWORD)
-    assert answer.status_code == 429
-    assert site.passwords.hashed == hashed
+    strict = await servers.settings(REDIS_URL=valkey.url, LOOPROOMS_LIMITS_FACTOR="1")
+    async with serving(strict) as site:
+        account = await site.register()
+        answers = [
+            await site.post("/auth/login", email=f"nobody{number}@example.org", password="guess guess")
+            for number in range(21)
+        ]
+        assert [answer.status_code for answer in answers] == [401] * 20 + [429]
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        hashed = site.passwords.hashed
+        answer = await site.post("/auth/login", email=account["email"], password=PASSWORD)
+        assert answer.status_code == 429
+        assert site.passwords.hashed == hashed
 
 
 async def test_a_storm_of_sign_ins_is_served(site: Site) -> None:

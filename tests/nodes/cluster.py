@@ -47,6 +47,7 @@ order by 1
 BARELY_LIMITED = {
     "LOOPROOMS_COMMANDS_PER_SECOND": "2000",
     "LOOPROOMS_COMMANDS_BURST": "4000",
+    "LOOPROOMS_LIMITS_FACTOR": "1000",
 }
 """So that a few writers can load a room."""
 
