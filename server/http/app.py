@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from protocol.refusals import Refused
-from server.http import auth, operations, page, sessions
+from server.http import auth, grants, operations, page, sessions
 from server.http.documents import contract, openapi
 from server.http.endpoint import JSON, Endpoint
 from server.http.guards import Guard
@@ -33,7 +33,7 @@ def create_app(node: Node) -> Starlette:
     """Make the HTTP side of `node`. It uses its settings, stores and tokens, and tells it of sessions that were ended."""
     passwords = Passwords()
     endpoints = [
-        *auth.endpoints(auth.Accounts(node, passwords)),
+        *auth.endpoints(auth.Accounts(node, passwords, grants.Grants(node))),
         *sessions.endpoints(sessions.OwnSessions(node)),
         *operations.endpoints(operations.Operations(node)),
     ]

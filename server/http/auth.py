@@ -16,22 +16,17 @@ from starlette.requests import Request
 from protocol.refusals import ErrorCode, Refused
 from protocol.text import normalised
 from server.http.callers import REFUSALS, caller_of
-from server.http.endpoint import Endpoint
+from server.http.endpoint import Endpoint, WithCookies
+from server.http.grants import Grants, SignedIn, Tokens
 from server.http.guesses import Guesses, address_of
 from server.passwords import LONGEST, Passwords, check_strength
-from server.tokens import new_refresh_token, refresh_hash
 from storage.people import Account, create_account, find_by_email, keep_new_hash
-from storage.session import Outcome, end_family, open_session, use_token
 
 if TYPE_CHECKING:
     from server.node import Node
 
-REPEAT_SECONDS: Final = 10.0
-"""How long the last refresh token may come again for the same successor."""
 LONGEST_EMAIL: Final = 254
 LONGEST_NAME: Final = 80
-_DAY: Final = 86400.0
-_LONGEST_DEVICE: Final = 200
 
 _LOCAL = re.compile(r"[^\s@\"(),:;<>\[\\\]]{1,64}")
 _DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+[^\W_](?:[\w-]{0,61}[^\W_])")
@@ -41,7 +36,8 @@ Password = Annotated[
     str, Meta(max_length=4096, description="8 to 1,024 characters, none of the common ones.")
 ]
 RefreshToken = Annotated[
-    str, Meta(min_length=1, max_length=256, description="The last one that was given out.")
+    str,
+    Meta(min_length=1, max_length=256, description="The last one that was given out. A page leaves it out."),
 ]
 
 
@@ -65,40 +61,25 @@ class Login(Struct):
 class Refresh(Struct):
     """Trade the refresh token for new tokens. It is used up by this; keep the one in the answer."""
 
-    refresh_token: RefreshToken
+    refresh_token: RefreshToken | None = None
 
 
 class Logout(Struct):
     """End the session that a refresh token belongs to."""
 
-    refresh_token: RefreshToken
-
-
-class Tokens(Struct, kw_only=True):
-    """What to say hello with, and how to get the next one."""
-
-    access_token: Annotated[str, Meta(description="For `Authorization: Bearer` and for `hello`.")]
-    token_type: Annotated[str, Meta(description="Always `Bearer`.")] = "Bearer"  # noqa: S105 - a scheme's name
-    expires_in: Annotated[float, Meta(description="Seconds that the access token lives.")]
-    refresh_token: Annotated[str, Meta(description="Good for one use, within 30 days unless set otherwise.")]
-
-
-class SignedIn(Tokens, kw_only=True):
-    """Tokens, and whose they are."""
-
-    user: Account
+    refresh_token: RefreshToken | None = None
 
 
 class Accounts:
     """The operations on accounts, of one node."""
 
-    def __init__(self, node: Node, passwords: Passwords) -> None:
+    def __init__(self, node: Node, passwords: Passwords, grants: Grants) -> None:
         self._node = node
         self._passwords = passwords
         self._guesses = Guesses(node.quotas, node.stores.redis)
-        self._lifetime = node.settings.refresh_token_days * _DAY
+        self._grants = grants
 
-    async def register(self, request: Request, body: Register) -> SignedIn:
+    async def register(self, request: Request, body: Register) -> SignedIn | WithCookies:
         """Create an account, and sign in."""
         email = normalised_email(body.email)
         name = normalised(body.name).replace("\n", " ")
@@ -110,9 +91,9 @@ class Accounts:
         password_hash = await self._passwords.hash(body.password)
         stores = self._node.stores
         account = await create_account(stores.pool, stores.sealer, email, password_hash, name)
-        return await self._sign_in(request, account)
+        return await self._grants.sign_in(request, account)
 
-    async def login(self, request: Request, body: Login) -> SignedIn:
+    async def login(self, request: Request, body: Login) -> SignedIn | WithCookies:
         """Sign in with an address and its password. Each sign-in is a session of its own."""
         email = normalised_email(body.email)
         pool = self._node.stores.pool
@@ -131,63 +112,23 @@ class Accounts:
             renewed = await self._passwords.hash(body.password)
             await keep_new_hash(pool, found.account.id, stored, renewed)
         await self._guesses.right(address, email)
-        return await self._sign_in(request, found.account)
+        return await self._grants.sign_in(request, found.account)
 
-    async def refresh(self, _: Request, body: Refresh) -> Tokens:
-        """Use up a refresh token.
+    async def refresh(self, request: Request, body: Refresh) -> Tokens | WithCookies:
+        """Use up a refresh token: the one in the body, or, for a page, the one in its browser's cookie.
 
         The last one again within 10 s gets the same successor, so a lost answer is no loss. An older one was copied by
         somebody: the session ends, with all its connections.
         """
-        tokens = self._node.tokens
-        successors = {refresh_hash(token): token for token in tokens.successors(body.refresh_token)}
-        family = await use_token(
-            self._node.stores.pool,
-            refresh_hash(body.refresh_token),
-            list(successors),
-            lifetime=self._lifetime,
-            grace=REPEAT_SECONDS,
-        )
-        if family is None:
-            raise Refused(ErrorCode.TOKEN_INVALID)
-        if family.outcome is Outcome.REUSED:
-            self._node.session_ended(family.session)
-        if family.outcome in (Outcome.REUSED, Outcome.ENDED):
-            raise Refused(ErrorCode.SESSION_ENDED)
-        access_token, expires_in = tokens.sign(
-            user=family.user, session=family.session, role=family.role, tier=family.tier
-        )
-        return Tokens(
-            access_token=access_token, expires_in=expires_in, refresh_token=successors[family.successor]
-        )
+        return await self._grants.renew(request, body.refresh_token)
 
-    async def logout(self, _: Request, body: Logout) -> None:
+    async def logout(self, request: Request, body: Logout) -> WithCookies | None:
         """End a session and close its connections. A token of no session, or of one that has ended, is no error."""
-        session = await end_family(self._node.stores.pool, refresh_hash(body.refresh_token), "signed out")
-        if session is not None:
-            self._node.session_ended(session)
+        return await self._grants.end(request, body.refresh_token)
 
     async def me(self, request: Request) -> Account:
         """Return the account of the access token."""
         return (await caller_of(self._node, request)).account
-
-    async def _sign_in(self, request: Request, account: Account) -> SignedIn:
-        refresh_token = new_refresh_token()
-        stores = self._node.stores
-        session = await open_session(
-            stores.pool,
-            stores.sealer,
-            account.id,
-            normalised(request.headers.get("user-agent", ""))[:_LONGEST_DEVICE],
-            refresh_hash(refresh_token),
-            lifetime=self._lifetime,
-        )
-        access_token, expires_in = self._node.tokens.sign(
-            user=account.id, session=session, role=account.role, tier=account.tier
-        )
-        return SignedIn(
-            access_token=access_token, expires_in=expires_in, refresh_token=refresh_token, user=account
-        )
 
 
 def endpoints(accounts: Accounts) -> list[Endpoint]:

@@ -25,6 +25,13 @@ class Parameter(Struct, frozen=True):
     required: bool = True
 
 
+class WithCookies(Struct, frozen=True):
+    """An answer, and the ``Set-Cookie`` headers that go with it."""
+
+    answer: Struct | None
+    cookies: tuple[str, ...]
+
+
 class Endpoint(Struct, frozen=True, kw_only=True):
     """A method of a path. `handle` gets the request, and the body if `body` says of what type it is.
 
@@ -53,10 +60,18 @@ class Endpoint(Struct, frozen=True, kw_only=True):
             result = await self.handle(request, decode_body(self.body, await read_body(request)))
         if isinstance(result, Response):
             return result
+        if isinstance(result, WithCookies):
+            response = self._encoded(result.answer)
+            for cookie in result.cookies:
+                response.headers.append("set-cookie", cookie)
+            return response
+        return self._encoded(result)
+
+    def _encoded(self, answer: Struct | None) -> Response:
         headers = {"cache-control": "no-store"}
-        if result is None:
+        if answer is None:
             return Response(status_code=self.status, headers=headers)
-        return Response(msgspec.json.encode(result), self.status, headers, JSON)
+        return Response(msgspec.json.encode(answer), self.status, headers, JSON)
 
 
 async def read_body(request: Request) -> bytes:

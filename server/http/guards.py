@@ -1,7 +1,8 @@
 """What every request passes before anything else, and every response after: host, origin, headers, and a last catch.
 
-The lists are those that the websocket's handshake checks. There are no cookies, so a page of a foreign origin could do no
-more than a program; it is refused anyway, as on the websocket, so that an origin is either allowed everywhere or nowhere.
+The lists are those that the websocket's handshake checks. An origin is either allowed everywhere or nowhere; that it must be
+there at all where a cookie decides is for `cookies` to see. Cookies of ours go along only with the requests of allowed pages
+(``access-control-allow-credentials``), and each is named, never ``*``.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ class Guard:
         headers.add_vary_header("Origin")
         if origin in self._origins:
             headers["access-control-allow-origin"] = str(origin)
+            headers["access-control-allow-credentials"] = "true"
             headers["access-control-expose-headers"] = "retry-after"
 
 

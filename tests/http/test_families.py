@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from protocol.closing import CloseCode
-from server.http.auth import REPEAT_SECONDS
+from server.http.grants import REPEAT_SECONDS
 from server.tokens import Tokens
 from storage.session import forget_sessions
 from tests.http.serving import Site, new_key

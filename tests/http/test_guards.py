@@ -79,7 +79,7 @@ async def test_cors(site: Site) -> None:
     assert answer.headers["access-control-allow-origin"] == origin
     assert "POST" in answer.headers["access-control-allow-methods"]
     assert answer.headers["access-control-allow-headers"] == "authorization, content-type"
-    assert "access-control-allow-credentials" not in answer.headers
+    assert answer.headers["access-control-allow-credentials"] == "true"
     for answer in (
         await site.client.get("/me", headers={"origin": origin}),
         await site.client.get("/nothing", headers={"origin": origin}),
