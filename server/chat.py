@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
 from uuid_utils.compat import uuid7
 
 from protocol.chat import (
@@ -29,7 +30,7 @@ from protocol.text import normalised
 from server.hub.dispatch import Call, handles
 from server.hub.subscriptions import Subscriptions
 from storage import chat
-from storage.chat import Durable, NewLine, Said
+from storage.chat import Happened, NewLine, Said
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
 from storage.redis.publications import Kind, Packet
@@ -37,6 +38,8 @@ from storage.redis.publications import Kind, Packet
 KEPT_FROM_THE_START: Final = 100
 """Events that a room has in memory when it opens: enough for a snapshot and for most of those who come back."""
 NEWEST: Final = 2**63 - 1
+
+_lines = msgspec.json.Decoder(ChatLine)
 
 
 def line_packet(event: ChatLine) -> Packet:
@@ -58,11 +61,11 @@ def change_packet(event: ChatRevision | ChatRemoval, line: Line) -> Packet:
     )
 
 
-def _stored_packet(event: Durable) -> Packet:
-    """Encode an event that was read back; the lines that were read with it have their present form already."""
-    if isinstance(event, ChatLine):
-        return line_packet(event)
-    return Packet(Kind.DURABLE, event.offset, JSON.encode(event), MSGPACK.encode(event))
+def _stored_packet(happened: Happened) -> Packet:
+    """Encode an event that was read back. It may be news here, so it changes what is in memory as if it had just come."""
+    if isinstance(happened.event, ChatLine):
+        return line_packet(happened.event)
+    return change_packet(happened.event, happened.line)
 
 
 class ChatHistory:
@@ -83,6 +86,11 @@ class ChatHistory:
     async def positions(self, rooms: Sequence[RoomId]) -> dict[RoomId, int]:
         """See `server.hub.subscriptions.History`."""
         return await chat.positions(self._pool, rooms)
+
+    def renewed(self, old: Packet, change: Packet) -> Packet:
+        """See `server.hub.subscriptions.History`. A line that was removed has no further change, so `old` is a revision."""
+        now = _lines.decode(change.of_json)
+        return change_packet(ChatRevision(room=now.room, offset=old.offset, line=now.line), now.line)
 
 
 class ChatWriter:

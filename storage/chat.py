@@ -21,6 +21,13 @@ from storage.postgres.pool import Pool, answering
 Durable = ChatLine | ChatRevision | ChatRemoval
 
 
+class Happened(Struct, kw_only=True):
+    """A durable event that is read back, and its line as it stands now."""
+
+    event: Durable
+    line: Line
+
+
 class NewLine(Struct, kw_only=True):
     """A line that is to be said. `text` is normalised; `id` is new."""
 
@@ -186,14 +193,14 @@ async def append(pool: Pool, lines: Sequence[NewLine]) -> list[Said | Exception]
     return said
 
 
-async def events(pool: Pool, room: RoomId, first: int, last: int) -> list[Durable]:
+async def events(pool: Pool, room: RoomId, first: int, last: int) -> list[Happened]:
     """Return the durable events of a room from `first` to `last`, both included, in order.
 
     A line that was edited or removed since shows its present form: what was taken back is nowhere.
     """
     async with answering(pool) as connection:
         rows = await connection.fetch(EVENTS, room, first, last)
-    return [_event(room, row) for row in rows]
+    return [_happened(room, row) for row in rows]
 
 
 async def positions(pool: Pool, rooms: Sequence[RoomId]) -> dict[RoomId, int]:
@@ -202,7 +209,7 @@ async def positions(pool: Pool, rooms: Sequence[RoomId]) -> dict[RoomId, int]:
         return {row["room_id"]: row["last"] for row in await connection.fetch(POSITIONS, rooms)}
 
 
-async def newest(pool: Pool, room: RoomId, limit: int) -> tuple[int, list[Durable]]:
+async def newest(pool: Pool, room: RoomId, limit: int) -> tuple[int, list[Happened]]:
     """Return a room's last offset and its newest events (at most `limit`), as of one moment.
 
     Raises `Refused` (not_found) when there is no such room.
@@ -216,7 +223,7 @@ async def newest(pool: Pool, room: RoomId, limit: int) -> tuple[int, list[Durabl
             raise Refused(ErrorCode.NOT_FOUND)
         last: int = position["last"]
         rows = await connection.fetch(EVENTS, room, last - limit + 1, last)
-    return last, [_event(room, row) for row in rows]
+    return last, [_happened(room, row) for row in rows]
 
 
 async def lines_before(pool: Pool, room: RoomId, before: int, limit: int) -> list[Line]:
@@ -317,9 +324,13 @@ def _line(row: asyncpg.Record) -> Line:
     )
 
 
-def _event(room: RoomId, row: asyncpg.Record) -> Durable:
+def _happened(room: RoomId, row: asyncpg.Record) -> Happened:
+    line = _line(row)
+    event: Durable
     if row["kind"] == "LINE":
-        return ChatLine(room=room, offset=row["offset"], line=_line(row))
-    if row["kind"] == "REVISION":
-        return ChatRevision(room=room, offset=row["offset"], line=_line(row))
-    return ChatRemoval(room=room, offset=row["offset"], line=row["id"], of=row["line_offset"])
+        event = ChatLine(room=room, offset=row["offset"], line=line)
+    elif row["kind"] == "REVISION":
+        event = ChatRevision(room=room, offset=row["offset"], line=line)
+    else:
+        event = ChatRemoval(room=room, offset=row["offset"], line=line.id, of=line.offset)
+    return Happened(event=event, line=line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import shutil
@@ -22,13 +23,18 @@ SEALING_KEY = "test:" + "A" * 43
 
 _NUMBERS = itertools.count(1)
 
+_BLOCKED = """
+select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+"""
+
 
 @pytest.fixture(scope="session")
 async def postgres() -> AsyncIterator[EmbeddedPostgres]:
     """Start a Postgres in memory, with a template that has the schema."""
     folder = _folder()
     data = DataFolder.claim(folder / "data")
-    server = EmbeddedPostgres(data, TEST_SETTINGS, durable=False)
+    counted = {**TEST_SETTINGS, "shared_preload_libraries": "pg_stat_statements"}
+    server = EmbeddedPostgres(data, counted, durable=False)
     await server.start()
     try:
         await server.create_database("template")
@@ -40,9 +46,8 @@ async def postgres() -> AsyncIterator[EmbeddedPostgres]:
         shutil.rmtree(folder)
 
 
-@pytest.fixture
-async def database_url(postgres: EmbeddedPostgres) -> str:
-    """Make a database with the schema and nothing else."""
+async def make_database(postgres: EmbeddedPostgres) -> str:
+    """Make a database with the schema and nothing else; return its address."""
     name = f"test_{next(_NUMBERS)}"
     connection = await asyncpg.connect(postgres.dsn("postgres"))
     try:
@@ -53,11 +58,23 @@ async def database_url(postgres: EmbeddedPostgres) -> str:
 
 
 @pytest.fixture
+async def database_url(postgres: EmbeddedPostgres) -> str:
+    """Make a database with the schema and nothing else."""
+    return await make_database(postgres)
+
+
+@pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
     """Connect to it."""
     pool = await open_pool(database_url, size=5)
     yield pool
     await pool.close()
+
+
+async def until_blocked(pool: Pool, statements: int = 1) -> None:
+    """Wait until so many statements of others in this database wait for a lock."""
+    while await pool.fetchval(_BLOCKED) < statements:  # noqa: ASYNC110 - Postgres has no event for it
+        await asyncio.sleep(0.002)
 
 
 @pytest.fixture

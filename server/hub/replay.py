@@ -8,20 +8,36 @@ says what is missing, and whoever owns it fetches that from Postgres and offers 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from storage.redis.publications import Packet
+
+Renew = Callable[[Packet, Packet], Packet]
+"""Makes what an older change is replayed as, of that change (its offset) and of the newest one of the same event."""
 
 
 class Replay:
     """The newest events of one room, up to `last`, without gaps; at most `window` events and `limit` bytes of them."""
 
-    __slots__ = ("_bytes", "_early", "_limit", "_window", "duplicates", "gaps", "last", "packets")
+    __slots__ = (
+        "_bytes",
+        "_changes",
+        "_early",
+        "_limit",
+        "_renew",
+        "_window",
+        "duplicates",
+        "gaps",
+        "last",
+        "packets",
+    )
 
-    def __init__(self, window: int, limit: int = 4_000_000) -> None:
+    def __init__(self, window: int, limit: int = 4_000_000, *, renew: Renew) -> None:
         self._window = window
         self._limit = limit
+        self._renew = renew
         self._bytes = 0
+        self._changes: dict[int, Packet] = {}
         self._early: dict[int, Packet] = {}
         self.packets: deque[Packet] = deque()
         self.last = 0
@@ -33,13 +49,14 @@ class Replay:
         """The offset of the oldest event that is kept; ``last + 1`` when none is."""
         return self.last - len(self.packets) + 1
 
-    def begin(self, last: int, packets: Iterable[Packet]) -> None:
+    def begin(self, last: int, packets: Sequence[Packet]) -> None:
         """Start at `last`, with `packets` (without gaps, ending at `last`) as what is known from before."""
-        self.last = last
         self.packets.clear()
+        self._changes.clear()
         self._bytes = 0
+        self.last = last - len(packets)
         for packet in packets:
-            self._keep(packet)
+            self._accept(packet)
 
     def offer(self, packet: Packet) -> list[Packet]:
         """Take an event; return those that are now next in order, to be delivered at once. Often that is just this one."""
@@ -70,14 +87,21 @@ class Replay:
         if offset < self.first - 1 or offset > self.last:
             return None
         missed = self.last - offset
-        return [self.packets[index] for index in range(len(self.packets) - missed, len(self.packets))]
+        return [self._renewed(index) for index in range(len(self.packets) - missed, len(self.packets))]
 
-    def prepend(self, packets: list[Packet]) -> None:
-        """Add older events (without gaps) that end just before `first`; what does not join on is left out."""
+    def prepend(self, packets: Sequence[Packet]) -> None:
+        """Add older events (without gaps) that end just before `first`; what does not join on is left out.
+
+        While they were being read, some may have been changed by events that are here already.
+        """
         for packet in reversed(packets):
             if packet.offset == self.first - 1 and len(self.packets) < self._window:
+                if (change := self._changes.get(packet.offset)) is not None:
+                    packet = _replaced(packet, change)
+                elif packet.of and self._changes.setdefault(packet.of, packet) is not packet:
+                    packet = _emptied(packet)
                 self.packets.appendleft(packet)
-                self._bytes += len(packet.json) + len(packet.msgpack)
+                self._bytes += _size(packet)
 
     def newest(self) -> Iterator[Packet]:
         """Yield what is kept, the newest first."""
@@ -85,21 +109,50 @@ class Replay:
 
     def _accept(self, packet: Packet) -> None:
         if packet.of:
-            self._replace(packet)
+            self._change(packet)
         self.last = packet.offset
-        self._keep(packet)
-
-    def _keep(self, packet: Packet) -> None:
         self.packets.append(packet)
-        self._bytes += len(packet.json) + len(packet.msgpack)
+        self._bytes += _size(packet)
         while len(self.packets) > self._window or self._bytes > self._limit:
             old = self.packets.popleft()
-            self._bytes -= len(old.json) + len(old.msgpack)
+            self._bytes -= _size(old)
+            if self._changes.get(old.of) is old:
+                del self._changes[old.of]
 
-    def _replace(self, packet: Packet) -> None:
-        """Put an edited or removed line's new form in the place of the old one: a replay never shows what was taken back."""
-        index = packet.of - self.first
+    def _change(self, change: Packet) -> None:
+        """Put the new form of an edited or removed line in the place of the old one, and empty the change before this one: a
+        replay never shows what was taken back.
+        """
+        before = self._changes.get(change.of)
+        self._changes[change.of] = change
+        self._put(change.of, lambda line: _replaced(line, change))
+        if before is not None:
+            self._put(before.offset, _emptied)
+
+    def _put(self, offset: int, form: Callable[[Packet], Packet]) -> None:
+        index = offset - self.first
         if 0 <= index < len(self.packets):
             old = self.packets[index]
-            self.packets[index] = Packet(old.kind, old.offset, packet.of_json, packet.of_msgpack)
-            self._bytes += len(packet.of_json) + len(packet.of_msgpack) - len(old.json) - len(old.msgpack)
+            new = self.packets[index] = form(old)
+            self._bytes += _size(new) - _size(old)
+
+    def _renewed(self, index: int) -> Packet:
+        """Return an event as it is replayed. A change that another followed is filled again only now: a line that is edited
+        a thousand times would otherwise cost a thousand encodings at each edit.
+        """
+        packet = self.packets[index]
+        if packet.json:
+            return packet
+        return self._renew(packet, self._changes[packet.of])
+
+
+def _replaced(line: Packet, change: Packet) -> Packet:
+    return Packet(line.kind, line.offset, change.of_json, change.of_msgpack)
+
+
+def _emptied(change: Packet) -> Packet:
+    return Packet(change.kind, change.offset, b"", b"", change.of)
+
+
+def _size(packet: Packet) -> int:
+    return len(packet.json) + len(packet.msgpack) + len(packet.of_json) + len(packet.of_msgpack)

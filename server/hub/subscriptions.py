@@ -49,6 +49,10 @@ class History(Protocol):
         """Return the last offset of each room."""
         ...
 
+    def renewed(self, old: Packet, change: Packet) -> Packet:
+        """Return what an older change is replayed as, now that `change` has changed the same event again."""
+        ...
+
 
 def channel_of(room: RoomId) -> str:
     """Return the name of a room's channel; the braces keep all keys of a room on one shard of a cluster."""
@@ -108,7 +112,7 @@ class Subscriptions:
         self._early[room] = []
         try:
             await self._broker.subscribe(channel_of(room))
-            replay = Replay(self._window)
+            replay = Replay(self._window, renew=self._history.renewed)
             replay.begin(*await self._history.begin(room))
             await self._opened(room)
         except BaseException:

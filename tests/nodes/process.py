@@ -69,7 +69,7 @@ def history_first() -> None:
     """Read a room's history, and subscribe only afterwards."""
 
     async def opening(self: Subscriptions, room: RoomId) -> Room:
-        replay = Replay(self._window)
+        replay = Replay(self._window, renew=self._history.renewed)
         replay.begin(*await self._history.begin(room))
         await self._opened(room)
         await asyncio.sleep(0.3)
