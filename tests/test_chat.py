@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from protocol.chat import ChatLine, ChatRemoval, ChatRevision
 from protocol.envelope import Person, UserId
 from protocol.refusals import ErrorCode
 from server.hub.subscriptions import Subscriptions
@@ -15,6 +16,7 @@ from storage.postgres.pool import Pool
 from tests.hosting import hosting, make_room
 from tests.nodes.raw import Message
 from tests.redis.valkeys import Valkey, until
+from tests.replay import assert_replay_reaches
 from tests.standing import Room, Standing
 from tests.stores import until_blocked
 from tests.visitors import DURABLE, Visitor, arrive, visit
@@ -259,6 +261,48 @@ async def test_a_lost_removal_takes_the_text_with_it(
         back = await arrive(south, await south.token("Dee"), resume=[position])
         await back.hear(3)
         assert "SECRET" not in str(back.heard)
+
+
+async def test_lines_are_replayed(nodes: Standing, room: Room) -> None:
+    """More lines than a snapshot shows: whoever was there has what a newcomer is shown."""
+
+    async def speak(actor: Visitor) -> None:
+        for number in range(60):
+            await actor.say(room.id, f"line {number}")
+
+    await assert_replay_reaches(ChatLine, nodes, room, speak)
+
+
+async def test_revisions_are_replayed(nodes: Standing, room: Room) -> None:
+    """Lines from before and from now, edited once and several times."""
+    author = await visit(nodes.south, "Ada", room.id)
+    old = (await author.say(room.id, "old"))["line"]["id"]
+    await author.say(room.id, "untouched")
+    await author.call("chat.edit", room=room.slug, line=old, text="older")
+
+    async def revise(actor: Visitor) -> None:
+        new = (await actor.say(room.id, "new"))["line"]["id"]
+        for text in ("newer", "newest"):
+            await actor.call("chat.edit", room=room.slug, line=new, text=text)
+            await author.call("chat.edit", room=room.slug, line=old, text=text)
+
+    await assert_replay_reaches(ChatRevision, nodes, room, revise)
+
+
+async def test_removals_are_replayed(nodes: Standing, room: Room) -> None:
+    """Lines from before and from now, removed as they were said and after an edit."""
+    author = await visit(nodes.south, "Ada", room.id)
+    old = [(await author.say(room.id, f"old {number}"))["line"]["id"] for number in range(3)]
+    await author.call("chat.edit", room=room.slug, line=old[0], text="older")
+
+    async def remove(actor: Visitor) -> None:
+        new = (await actor.say(room.id, "new"))["line"]["id"]
+        await author.call("chat.edit", room=room.slug, line=old[1], text="older")
+        for line in old[:2]:
+            await author.call("chat.remove", room=room.slug, line=line)
+        await actor.call("chat.remove", room=room.slug, line=new)
+
+    await assert_replay_reaches(ChatRemoval, nodes, room, remove)
 
 
 async def test_the_history_is_read_page_by_page(nodes: Standing, room: Room) -> None:

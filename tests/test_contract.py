@@ -6,6 +6,7 @@ recorded by the run that finds it missing, and the run fails once: look at the n
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -67,6 +68,21 @@ def test_every_domain_is_part_of_it() -> None:
     assert {*COMMANDS, *ANSWERS} - {Error} == listed
     assert set(EVENTS) == events
     assert set(get_args(AnyReply)) == {*ANSWERS, *EVENTS}
+
+
+def test_every_durable_event_has_a_replay_test() -> None:
+    """A client that follows a durable event knows what a newcomer is shown: for each type there is a test of it."""
+    durable = {event.__name__ for event in EVENTS if "offset" in event.__struct_fields__}
+    tested = {
+        call.args[0].id
+        for file in Path(__file__).parent.rglob("test_*.py")
+        for call in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id == "assert_replay_reaches"
+        and isinstance(call.args[0], ast.Name)
+    }
+    assert durable - tested == set(), "write a test with tests.replay.assert_replay_reaches"
 
 
 def test_subprotocols_name_the_version() -> None:

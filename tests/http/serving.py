@@ -86,7 +86,9 @@ async def serving(settings: Settings, http: type[HttpConnection] = HttpConnectio
     """Run a node with its port."""
     node = await Node.open(settings)
     app = create_app(node)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket(proto=socket.IPPROTO_TCP)  # see tests/hosting.py
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(100)
     port = listener.getsockname()[1]
     server = _Server(
         uvicorn.Config(
