@@ -98,6 +98,27 @@ def settings(*, new_key: bool) -> None:
         )
 
 
+@main.group()
+def keys() -> None:
+    """Rotate the keys that the server signs and seals with."""
+
+
+@keys.command()
+@click.option("--new-key", is_flag=True, help="Make a new key first, where keys are kept in the data folder.")
+@click.option("--data-dir", help="Folder of the embedded stores.")
+def reseal(*, new_key: bool, data_dir: str | None) -> None:
+    """Seal all personal fields under the newest key of LOOPROOMS_SEALING_KEYS, and say which key may go.
+
+    The server does the same when it starts, and need not be stopped for this where its stores are not embedded.
+    """
+    from server import serving
+
+    try:
+        click.echo(serving.reseal_now(_loaded({"data_dir": data_dir}).settings, new_key=new_key))
+    except serving.CannotStart as reason:
+        _give_up(str(reason))
+
+
 @main.command()
 @click.argument("slug")
 @click.option("--as", "name", required=True, help="Your name in the room.")

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,12 +30,23 @@ def kept(file: Path, make: Callable[[], str]) -> tuple[list[str], bool]:
     if lines:
         return lines, False
     made = make()
+    _write(file, [made])
+    return [made], True
+
+
+def put_first(file: Path, key: str) -> list[str]:
+    """Put a new key before those of a file, and return them all: the first is used, all are good."""
+    keys = [key, *file.read_text("ascii").split()]
+    _write(file, keys)
+    return keys
+
+
+def _write(file: Path, lines: Sequence[str]) -> None:
     growing = file.with_suffix(".new")
     growing.unlink(missing_ok=True)
     handle = os.open(growing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as stream:
-        stream.write(made + "\n")
+        stream.write("\n".join(lines) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
     growing.replace(file)
-    return [made], True

@@ -33,6 +33,7 @@ from server.jobs import Jobs
 from server.limits import Quotas
 from server.presence import PresenceTracker
 from server.reactions import ReactionWriter
+from server.resealing import seal_in_background
 from server.rooms import Catalogue
 from server.session import CHANNEL, Announcements, Changed, LiveSessions, greet
 from server.settings import Settings
@@ -131,6 +132,7 @@ class Node:
             node.presence.run(),
             node.sessions.run(node.hub.members),
             node._keep_house(),
+            seal_in_background(pool, sealer),
         ):
             node._background.append(loop.create_task(work))
         node.jobs = Jobs(node)

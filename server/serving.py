@@ -19,11 +19,13 @@ import msgspec
 import uvloop
 
 from protocol.refusals import Refused
-from server.keys import DEMO_PASSWORD, SEALING_KEYS, SIGNING_KEYS, kept, new_key
+from server.keys import DEMO_PASSWORD, SEALING_KEYS, SIGNING_KEYS, kept, put_first
+from server.keys import new_key as make_key
 from server.listening import PortError, listen
 from server.logs import start_logging
 from server.node import serve_node
 from server.passwords import Passwords
+from server.resealing import seal_all, told
 from server.settings import DEFAULTS, Settings, variable
 from server.workers import READY, WorkerFailed, Workers
 from storage.demo import MEMBER, PEOPLE, add_demo
@@ -32,6 +34,7 @@ from storage.postgres.embedded import EmbeddedPostgres
 from storage.postgres.migrations import MigrationError, migrate
 from storage.postgres.pool import open_pool
 from storage.redis.embedded import EmbeddedValkey
+from storage.resealing import fields_by_key
 from storage.sealing import BrokenSeal, open_sealer
 
 ResultT = TypeVar("ResultT")
@@ -75,6 +78,31 @@ def seed_now(settings: Settings, password: str | None) -> None:
             await _seed(completed, password or secrets.token_urlsafe(32), renew=password is not None)
 
     _run(put_in())
+
+
+def reseal_now(settings: Settings, *, new_key: bool) -> str:
+    """Seal all personal fields under the newest key; return what became of them. Raises `CannotStart`.
+
+    `new_key` makes one first, where the keys are kept in the data folder.
+    """
+
+    async def seal() -> str:
+        async with _stores(settings, redis=False) as (completed, folder):
+            if new_key:
+                if folder is None or settings.sealing_keys:
+                    raise CannotStart(f"A new key goes into {variable('sealing_keys')}, first of the list.")
+                completed = msgspec.structs.replace(
+                    completed, sealing_keys=tuple(put_first(folder / SEALING_KEYS, make_key()))
+                )
+            await _migrated(completed)
+            pool = await open_pool(completed.database_url, size=2, application_name="looprooms keys reseal")
+            try:
+                sealed = await seal_all(pool, await open_sealer(pool, completed.sealing_keys))
+                return told(sealed, await fields_by_key(pool), completed.sealing_keys)
+            finally:
+                await pool.close()
+
+    return _run(seal())
 
 
 def _run(work: Awaitable[ResultT]) -> ResultT:
@@ -173,8 +201,8 @@ async def _stores(settings: Settings, *, redis: bool = True) -> AsyncIterator[tu
             completed = msgspec.structs.replace(
                 completed,
                 database_url=postgres.dsn(),
-                signing_keys=settings.signing_keys or tuple(kept(data.path / SIGNING_KEYS, new_key)[0]),
-                sealing_keys=settings.sealing_keys or tuple(kept(data.path / SEALING_KEYS, new_key)[0]),
+                signing_keys=settings.signing_keys or tuple(kept(data.path / SIGNING_KEYS, make_key)[0]),
+                sealing_keys=settings.sealing_keys or tuple(kept(data.path / SEALING_KEYS, make_key)[0]),
             )
         if valkey is not None:
             completed = msgspec.structs.replace(completed, redis_url=valkey.url())

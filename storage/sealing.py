@@ -38,7 +38,9 @@ from storage.postgres.pool import Pool, answering
 _VERSION: Final = 1
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
-_INDEX_KEY: Final = "index key"
+INDEX_KEY: Final = "server_secrets.sealed"
+"""Where the index key of a database is sealed; the row is `_NAME`."""
+_NAME: Final = "index key"
 
 FIND_KEY = """
 select sealed from server_secrets where name = $1
@@ -115,13 +117,13 @@ async def open_sealer(pool: Pool, keys: Sequence[str]) -> Sealer:
     Raises `BrokenSeal` when the database was sealed under other keys, `ValueError` when there are none, `Refused` (unavailable).
     """
     first = Sealer(keys, b"")
-    made = first.seal("server_secrets.sealed", _INDEX_KEY, os.urandom(32).hex())
+    made = first.seal(INDEX_KEY, _NAME, os.urandom(32).hex())
     async with answering(pool) as connection:
-        sealed = await connection.fetchval(FIND_KEY, _INDEX_KEY)
+        sealed = await connection.fetchval(FIND_KEY, _NAME)
         if sealed is None:
-            await connection.execute(KEEP_KEY, _INDEX_KEY, made)
-            sealed = await connection.fetchval(FIND_KEY, _INDEX_KEY)  # another node may have been first
-    return Sealer(keys, bytes.fromhex(first.open("server_secrets.sealed", _INDEX_KEY, sealed)))
+            await connection.execute(KEEP_KEY, _NAME, made)
+            sealed = await connection.fetchval(FIND_KEY, _NAME)  # another node may have been first
+    return Sealer(keys, bytes.fromhex(first.open(INDEX_KEY, _NAME, sealed)))
 
 
 def key_id(sealed: bytes) -> str:
