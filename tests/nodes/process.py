@@ -121,6 +121,20 @@ def lossy(nth: int) -> None:
     Subscriptions.received = received  # type: ignore[method-assign]
 
 
+def dying(*, committed: bool) -> None:
+    """Die in the first commit of a line, just before its end or just after it."""
+    truly = chat.append
+
+    async def append(pool: Pool, lines: Sequence[NewLine]) -> list[Said | Exception]:
+        async with answering(pool) as connection, connection.transaction():
+            await truly(_Within(connection), lines)  # type: ignore[arg-type]
+            if not committed:
+                os._exit(1)
+        os._exit(1)
+
+    chat.append = append
+
+
 class _Within:
     """A pool that lends the one connection that is in a transaction."""
 
@@ -144,6 +158,8 @@ BUGS: dict[str, Callable[[], None]] = {
     "losing": losing,
     "lossy": lambda: lossy(3),
     "deaf": lambda: lossy(1),
+    "dying before": lambda: dying(committed=False),
+    "dying after": lambda: dying(committed=True),
 }
 
 
