@@ -17,12 +17,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Annotated
 from uuid import UUID, uuid4
 
 import msgspec
+from msgspec import Meta
 
+from bench.histogram import Histogram
 from bench.kernel import Cost, costs
-from bench.report import Histogram, latency_row, machine, table
+from bench.machine import machine_line
+from bench.result import LESS, MORE, Figure, Result, curve, latency_figures, new_result
 from bench.roomlog import Unexpected
 from protocol.envelope import LineId, Person, RoomId, UserId
 from protocol.reactions import Reaction, Target, TargetKind
@@ -55,10 +59,10 @@ Commit = Callable[[int, int], Awaitable[object]]
 class Question(msgspec.Struct, kw_only=True):
     """What is asked. Each of `rounds` gives every way `seconds`; `connections` are for one statement each."""
 
-    people: int = 500
-    connections: int = 50
-    seconds: float = 2.0
-    rounds: int = 3
+    people: Annotated[int, Meta(description="People who react or write at the same time.")] = 500
+    connections: Annotated[int, Meta(description="Connections to Postgres for one statement each.")] = 50
+    seconds: Annotated[float, Meta(description="Length of each round of each way.")] = 2.0
+    rounds: Annotated[int, Meta(description="Rounds; the figure is their median.")] = 3
 
 
 class Way(msgspec.Struct):
@@ -251,24 +255,6 @@ async def _room(pool: Pool) -> RoomId:
     return RoomId(room)
 
 
-def described(question: Question, ways: dict[str, Way]) -> str:
-    """Return what was found as a table for people."""
-    rows = []
-    for name, way in ways.items():
-        total = max(1, sum(way.done))
-        each = "  ".join(f"{role} {cpu / total * 1e6:,.0f} us" for role, cpu in sorted(way.cpu.items()))
-        rounds = ", ".join(f"{done / took:,.0f}" for done, took in zip(way.done, way.seconds, strict=True))
-        refused = f", {way.refused:,} refused" if way.refused else ""
-        rows += [
-            (name, f"{way.rate:,.0f} /s (rounds: {rounds}){refused}"),
-            latency_row("", way.latencies.summary()),
-            ("", f"CPU each: {each}"),
-        ]
-    rows += [(name, f"{ratio:.1f} x") for name, ratio in ratios(ways).items()]
-    title = f"commits: {question.people} people, {question.rounds} rounds of {question.seconds:g} s each way"
-    return table(title, rows)
-
-
 def ratios(ways: dict[str, Way]) -> dict[str, float]:
     """Return how many times as fast group commit is."""
     pairs = {
@@ -279,22 +265,22 @@ def ratios(ways: dict[str, Way]) -> dict[str, float]:
     return {name: ways[fast].rate / max(1.0, ways[slow].rate) for name, (fast, slow) in pairs.items()}
 
 
-def result(question: Question, ways: dict[str, Way]) -> dict[str, object]:
+def result(question: Question, ways: dict[str, Way]) -> Result:
     """Return what is kept of a run."""
-    return {
-        "scenario": "commits",
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "question": question,
-        "figures": {
-            name: {
-                "per_second": round(way.rate),
-                "rounds": way.done,
-                "latency": way.latencies.summary(),
-                "cpu": way.cpu,
-                "refused": way.refused,
-            }
-            for name, way in ways.items()
-        },
-        "ratios": ratios(ways),
-        "machine": machine(),
-    }
+    title = f"commits: {question.people} people, {question.rounds} rounds of {question.seconds:g} s each way"
+    found = new_result("commits", __doc__, title, question, {"machine": machine_line()})
+    for name, way in ways.items():
+        total = max(1, sum(way.done))
+        found.figures += [
+            Figure(name, round(way.rate), "/s", MORE),
+            *latency_figures(f"{name}, until committed", way.latencies.counts),
+            *(
+                Figure(f"{name}, CPU each, {role}", round(cpu / total * 1e6), "us", LESS)
+                for role, cpu in sorted(way.cpu.items())
+            ),
+        ]
+        if way.refused:
+            found.notes.append(f"{name}: {way.refused:,} were told to try again")
+        found.curves.append(curve(name, way.latencies.counts))
+    found.figures += [Figure(name, round(ratio, 1), "x", MORE) for name, ratio in ratios(ways).items()]
+    return found

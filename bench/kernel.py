@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections import defaultdict
 from pathlib import Path
 
@@ -23,6 +24,9 @@ class Cost(msgspec.Struct):
     def cpu(self) -> float:
         """All CPU seconds."""
         return self.user + self.system
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.user + other.user, self.system + other.system, self.resident + other.resident)
 
     def __sub__(self, earlier: Cost) -> Cost:
         return Cost(self.user - earlier.user, self.system - earlier.system, self.resident - earlier.resident)
@@ -47,14 +51,38 @@ def costs(pid: int) -> dict[str, Cost]:
     """
     total: defaultdict[str, Cost] = defaultdict(Cost)
     for member in family(pid):
-        fields = _stat(member)
-        if fields is None:
-            continue
-        cost = total[_role(member)]
-        cost.user += (int(fields[11]) + int(fields[13])) / _TICK
-        cost.system += (int(fields[12]) + int(fields[14])) / _TICK
-        cost.resident += int(fields[21]) * _PAGE
+        total[_role(member)] += cost_of(member)
     return total
+
+
+def cost_of(pid: int) -> Cost:
+    """Return the cost of one process, with that of its ended children; nothing when it is gone."""
+    fields = _stat(pid)
+    if fields is None:
+        return Cost()
+    return Cost(
+        user=(int(fields[11]) + int(fields[13])) / _TICK,
+        system=(int(fields[12]) + int(fields[14])) / _TICK,
+        resident=int(fields[21]) * _PAGE,
+    )
+
+
+def descriptors(pid: int) -> int:
+    """Return how many files a process and all that descend from it have open."""
+    total = 0
+    for member in family(pid):
+        try:
+            total += sum(1 for _ in Path(f"/proc/{member}/fd").iterdir())
+        except OSError:
+            continue
+    return total
+
+
+def raise_limit_of_files() -> int:
+    """Let this process and those that it starts open as many files as they may; return how many that is."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
 
 
 def pin(pid: int, cores: set[int], role: str) -> None:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from pathlib import Path
 
+import asyncpg
 import msgspec
 
-from bench.accounts import Accounts
 from bench.roomlog import Unexpected
-from bench.swarm import Seat
+from bench.serving import database_url
+from bench.tongue import Seat
 from protocol.client import connect
 from protocol.envelope import RoomId
 from protocol.refusals import Refused
-from protocol.rooms import ListRooms, Room
+from protocol.rooms import GetRoom, ListRooms, Room
 
-TOKEN_SECONDS = 300.0
-"""How long a token must still live: longer than joining and measuring take."""
+HOST = "maya@demo.looprooms.example"
+"""Whose looprooms the testers' are, so that there is somebody who may give cues in them."""
 _PAGE = 100
+
+_ADD_ROOMS = """
+insert into rooms (slug, title, description, category, host_id, status, content)
+select 'bench-' || number, 'Bench ' || lpad(number::text, 5, '0'), '', 'wellness', (select id from users where email = $2),
+       'PUBLISHED', 'TEXT'
+from generate_series(1, $1) number
+on conflict (slug) do nothing
+"""
 
 
 class Seats(msgspec.Struct):
@@ -27,42 +35,39 @@ class Seats(msgspec.Struct):
     authors: list[list[Seat]]
 
 
-def find_seats(
-    url: str,
-    accounts: Accounts,
-    *,
-    rooms: int,
-    members: int,
-    authors: int,
-    host: tuple[str, str] | None,
-    progress: Callable[[int], None],
+def seated(
+    rooms: list[str], people: list[str], *, authors: int, places: int, host: str | None = None
 ) -> Seats:
-    """Return seats for `members` in each of `rooms`, of whom `authors` speak. Raises `Unexpected`.
+    """Seat the same people (access tokens) in every room, at all places in turn; the authors at the first.
 
-    Every member of a room is another person; the same people may be in several rooms. With a `host` (e-mail and password)
-    the rooms are that person's, and it is they who speak, on `authors` connections.
+    With a `host` it is they who speak, on as many connections as there are authors.
     """
-    authors = min(authors, members)
-    host_token = accounts.sign_in(*host) if host is not None else None
-    people = accounts.people(members if host is None else members - authors, TOKEN_SECONDS, progress)
-    asking = host_token or people[0]
-    found = asyncio.run(_open_rooms(url, asking, only_own=host is not None))
-    if len(found) < rooms:
-        raise Unexpected(f"there are {len(found)} looprooms that can be used here, not {rooms}")
-    chosen = [room.slug for room in found[:rooms]]
-    if host_token is not None:
-        return Seats(
-            [[Seat(token, room) for token in people] for room in chosen],
-            [[Seat(host_token, room)] * authors for room in chosen],
-        )
+    speakers = [host] * authors if host is not None else people[:authors]
+    others = people if host is not None else people[authors:]
     return Seats(
-        [[Seat(token, room) for token in people[authors:]] for room in chosen],
-        [[Seat(token, room) for token in people[:authors]] for room in chosen],
+        [[Seat(token, room, index % places) for index, token in enumerate(others)] for room in rooms],
+        [[Seat(token, room) for token in speakers] for room in rooms],
     )
 
 
-async def _open_rooms(url: str, token: str, *, only_own: bool) -> list[Room]:
-    """Return the published rooms without a preview's end; of one's own only, if asked."""
+async def add_rooms(data: Path, count: int) -> list[str]:
+    """Make looprooms in the database of a server that was started here, unless they are there; return their slugs.
+
+    They belong to the demo's host. Written as SQL, so that a thousand rooms need no thousand commands.
+    """
+    try:
+        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(database_url(data))
+        try:
+            await connection.execute(_ADD_ROOMS, count, HOST)
+        finally:
+            await connection.close()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Unexpected(f"the looprooms of the testers can't be made: {error}") from error
+    return [f"bench-{number}" for number in range(1, count + 1)]
+
+
+async def open_rooms(url: str, token: str, *, only_own: bool) -> list[str]:
+    """Return the slugs of the published rooms without a preview's end; of one's own only, if asked."""
     found: list[Room] = []
     after: RoomId | None = None
     try:
@@ -76,6 +81,13 @@ async def _open_rooms(url: str, token: str, *, only_own: bool) -> list[Room]:
             me = client.user.id
     except (OSError, Refused) as error:
         raise Unexpected(f"{url} did not list its looprooms: {error}") from error
-    if only_own:
-        return [room for room in found if room.host.id == me]
-    return [room for room in found if not room.premium]
+    return [room.slug for room in found if (room.host.id == me if only_own else not room.premium)]
+
+
+async def room_id(url: str, token: str, slug: str) -> RoomId:
+    """Return the id of a room. Raises `Unexpected`."""
+    try:
+        async with connect(url, token=token) as client:
+            return (await client.call(GetRoom(slug))).room.id
+    except (OSError, Refused) as error:
+        raise Unexpected(f"{url} does not know the looproom {slug}: {error}") from error

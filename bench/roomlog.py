@@ -1,7 +1,7 @@
 """What a room said, kept once and verified by everyone in it.
 
 Everyone in a room who speaks the same subprotocol is sent the same bytes. So a tester need not parse what each of a thousand
-members receives: the first one to receive something appends it here, where it is decoded once, and for all others it is a
+members receives: the first one to receive something appends it here, where it is read once, and for all others it is a
 comparison of memory (11 KB in 0.2 us). A member's position in this log says exactly which events it has.
 """
 
@@ -10,22 +10,19 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 
-from protocol.chat import ChatLine, ChatRemoval, ChatRevision
-from protocol.presence import RoomPulse
-from protocol.rooms import Cue
-
-Public = ChatLine | ChatRevision | ChatRemoval | Cue | RoomPulse
+import msgspec
 
 
 class Unexpected(Exception):  # noqa: N818 - what the server sent, not an error of the tester
     """The server did something that a scenario has no place for."""
 
 
-def as_public(message: object) -> Public | None:
-    """Return the message if everyone in the room is sent this very one, else None."""
-    if isinstance(message, RoomPulse):
-        return message if message.state is None else None  # a whole state is for one who fell behind
-    return message if isinstance(message, Public) else None
+class Heard(msgspec.Struct, frozen=True):
+    """What everyone in a room is sent: the `mark` (number and moment) of an event that is counted, the offset of a durable one."""
+
+    mark: tuple[int, int] | None = None
+    offset: int | None = None
+    pulse: bool = False
 
 
 def marked(number: int, due: int, size: int) -> str:
@@ -33,17 +30,8 @@ def marked(number: int, due: int, size: int) -> str:
     return f"{number} {due} ".ljust(size, ".")
 
 
-def mark_of(event: Public) -> tuple[int, int] | None:
-    """Return the number and the moment that an event carries; None for one that is not counted.
-
-    Raises `Unexpected` when somebody else speaks in the room.
-    """
-    if isinstance(event, ChatLine):
-        text = event.line.text
-    elif isinstance(event, Cue):
-        text = event.cue
-    else:
-        return None
+def mark_in(text: str) -> tuple[int, int]:
+    """Return the number and the moment that a text carries. Raises `Unexpected` when somebody else speaks in the room."""
     try:
         number, due = text.split(" ", 2)[:2]
         return int(number), int(due)
@@ -59,7 +47,7 @@ class RoomLog:
         self.first_offset = 0
         self.last_offset = 0
         self.disorder = 0
-        """Lines whose offset was not the next one."""
+        """Durable events whose offset was not the next one."""
         self.pulses = 0
         self._frame_ends = array("Q")
         self._ends = array("Q")
@@ -69,27 +57,25 @@ class RoomLog:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def has(self, event: Public) -> bool:
+    def has(self, heard: Heard) -> bool:
         """Say whether a counted event is here already."""
-        mark = mark_of(event)
-        return mark is not None and mark[0] in self._numbers
+        return heard.mark is not None and heard.mark[0] in self._numbers
 
-    def append(self, frame: bytes, event: Public) -> None:
+    def append(self, frame: bytes, heard: Heard) -> None:
         """Add a frame that nobody else had received yet."""
         self.said += frame
         end = len(self.said)
         self._frame_ends.append(end)
-        if isinstance(event, RoomPulse):
-            self.pulses += 1
-        if isinstance(event, ChatLine):
-            if self.last_offset and event.offset != self.last_offset + 1:
+        self.pulses += heard.pulse
+        if heard.offset is not None:
+            if self.last_offset and heard.offset != self.last_offset + 1:
                 self.disorder += 1
-            self.first_offset = self.first_offset or event.offset
-            self.last_offset = event.offset
-        if (mark := mark_of(event)) is not None:
-            self._numbers.add(mark[0])
+            self.first_offset = self.first_offset or heard.offset
+            self.last_offset = heard.offset
+        if heard.mark is not None:
+            self._numbers.add(heard.mark[0])
             self._ends.append(end)
-            self._dues.append(mark[1])
+            self._dues.append(heard.mark[1])
 
     def boundary(self, position: int) -> int:
         """Return where the frame begins in which `position` lies."""

@@ -1,4 +1,4 @@
-"""The server under test: started in a process of its own with its own data folder, or one that runs already."""
+"""The server under test: started in processes of its own with its own data folder, or one that runs already."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
@@ -20,7 +21,7 @@ from bench.kernel import pin
 from bench.roomlog import Unexpected
 
 START_SECONDS = 120.0
-STOP_SECONDS = 30.0
+STOP_SECONDS = 45.0
 
 RAISED: Mapping[str, str] = {
     "LOOPROOMS_COMMANDS_PER_SECOND": "100000",
@@ -28,59 +29,119 @@ RAISED: Mapping[str, str] = {
     "LOOPROOMS_LIMITS_FACTOR": "100000",
     "LOOPROOMS_NEW_SESSIONS_PER_SECOND": "10000",
     "LOOPROOMS_ACCESS_TOKEN_SECONDS": "86400",
+    "LOOPROOMS_DRAIN_SECONDS": "0",
 }
 """Settings that a tester needs other than their defaults: a few connections speak for many people. Printed with the figures."""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where the server is, and its process if its cost can be read."""
+    """Where the server is, one address a node, and the nodes' processes if their cost can be read.
 
-    url: str
-    pid: int | None
+    `data` is the folder of a server that was started here.
+    """
+
+    urls: list[str]
+    pids: list[int]
     settings: Mapping[str, str]
+    data: Path | None = None
 
 
 @contextmanager
 def serving(
     data: Path,
     *,
+    nodes: int = 1,
+    workers: int = 1,
     cores: set[int] | None = None,
     store_cores: set[int] | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[Target]:
-    """Run a server on a free port until the block ends. Raises `Unexpected` when it does not start.
+    """Run a server until the block ends. Raises `Unexpected` when it does not start.
 
-    `cores` are the server's own, `store_cores` those of its embedded Postgres and Valkey; None leaves it to the kernel.
+    Each of the `nodes` has a port of its own and `workers` processes; the first one brings the stores. `cores` are the
+    server's own, `store_cores` those of its embedded Postgres and Valkey; None leaves it to the kernel.
     """
-    port = _free_port()
     changed = {**RAISED, **(settings or {})}
+    if workers > 1:
+        changed["LOOPROOMS_WORKERS"] = str(workers)
     data.mkdir(parents=True, exist_ok=True)
-    log = data / "bench-server.log"
+    with ExitStack() as stack:
+        first, url = stack.enter_context(_node(data, "bench-server", changed))
+        targets = [(first, url)]
+        for number in range(2, nodes + 1):
+            shared = {**changed, **_stores_of(data), "LOOPROOMS_DATA_DIR": str(data / f"node-{number}")}
+            targets.append(stack.enter_context(_node(data, f"bench-node-{number}", shared)))
+        if cores is not None:
+            for pid, _ in targets:
+                pin(pid, cores, "server")
+        if store_cores is not None:
+            pin(first, store_cores, "postgres")
+            pin(first, store_cores, "valkey")
+        yield Target([url for _, url in targets], [pid for pid, _ in targets], changed, data)
+
+
+@contextmanager
+def _node(data: Path, name: str, settings: Mapping[str, str]) -> Iterator[tuple[int, str]]:
+    port = free_port()
+    command = [sys.executable, "-m", "server", "serve"]
+    environment = {
+        "LOOPROOMS_DATA_DIR": str(data),
+        **settings,
+        "LOOPROOMS_PORT": str(port),
+        "LOOPROOMS_LOG_LEVEL": "warning",
+    }
+    log = data / f"{name}.log"
+    with running(command, log, environment=environment) as process:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, "/health/ready", process, log)
+        yield process.pid, url
+
+
+def _stores_of(data: Path) -> dict[str, str]:
+    """Return the settings with which another node shares the embedded stores and the signing key of the first."""
+    sockets = store_sockets(data)
+    return {
+        "DATABASE_URL": database_url(data),
+        "REDIS_URL": f"unix://{quote(str(sockets / 'valkey.sock'))}?db=0",
+        "LOOPROOMS_SIGNING_KEYS": ",".join((data / "signing.keys").read_text("ascii").split()),
+    }
+
+
+def store_sockets(data: Path) -> Path:
+    """Return the folder of the sockets of the embedded stores, as Postgres wrote it down. Raises `Unexpected`."""
+    try:
+        return Path((data / "postgres" / "postmaster.pid").read_text().splitlines()[4])
+    except (OSError, IndexError) as error:
+        raise Unexpected(f"there is no embedded Postgres in {data}") from error
+
+
+def database_url(data: Path) -> str:
+    """Return the address of the database of the embedded Postgres. Raises `Unexpected`."""
+    return f"postgresql://postgres@/looprooms?host={quote(str(store_sockets(data)), safe='')}&port=5432"
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    log: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server process until the block ends; what it says goes to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve"],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={
-                **os.environ,
-                **changed,
-                "LOOPROOMS_PORT": str(port),
-                "LOOPROOMS_DATA_DIR": str(data),
-                "LOOPROOMS_LOG_LEVEL": "warning",
-            },
-            cwd=Path(__file__).resolve().parent.parent,
+            env={**os.environ, **(environment or {})},
+            cwd=folder or Path(__file__).resolve().parent.parent,
             start_new_session=True,
         )
     try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(url, process, log)
-        if cores is not None:
-            pin(process.pid, cores, "server")
-        if store_cores is not None:
-            pin(process.pid, store_cores, "postgres")
-            pin(process.pid, store_cores, "valkey")
-        yield Target(url, process.pid, changed)
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -90,7 +151,8 @@ def serving(
             process.wait()
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_ready(url: str, path: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server answers `path` with anything but an error of its own. Raises `Unexpected`."""
     host, port = address(url)
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
@@ -101,8 +163,8 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
             )
         connection = http.client.HTTPConnection(host, port, timeout=5)
         try:
-            connection.request("GET", "/health/ready")
-            if connection.getresponse().status == 200:
+            connection.request("GET", path)
+            if connection.getresponse().status < 500:
                 return
         except (OSError, http.client.HTTPException):
             pass
@@ -112,7 +174,8 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
     raise Unexpected(f"the server was not ready after {START_SECONDS:g} s; see {log}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody has right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

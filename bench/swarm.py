@@ -1,6 +1,6 @@
 """Connections that cost the tester far less than the server: raw sockets, no task and no object per message.
 
-A `Newcomer` opens the websocket, says hello and joins. Once everyone is in and the room is quiet, each becomes a `Listener`,
+A `Newcomer` opens the websocket and goes into its room. Once everyone is in and the room is quiet, each becomes a `Listener`,
 which compares what it receives with the room's log and notes how far it has come. An `Author` is a listener that speaks.
 """
 
@@ -13,36 +13,24 @@ from array import array
 from collections import Counter
 from typing import cast
 
-import msgspec
-
-from bench.report import Histogram
-from bench.roomlog import Public, RoomLog, Unexpected, as_public, marked
+from bench.histogram import Histogram
+from bench.roomlog import Heard, RoomLog, Unexpected, marked
+from bench.tongue import Answered, Other, Seat, Tongue
 from bench.wire import CLOSE, PING, PONG, client_frame, frames, opening_request
-from protocol.chat import ChatSent, SendChat
-from protocol.codec import Codec
-from protocol.envelope import Answer, Command, Error
-from protocol.rooms import JoinRoom, RoomJoined, SendCue
-from protocol.session import Hello, Welcome
 
 _OPENED = b"HTTP/1.1 101 "
 
 
-class Seat(msgspec.Struct, frozen=True):
-    """One connection to make: who, and into which room."""
-
-    token: str
-    room: str
-
-
 class Newcomer(asyncio.Protocol):
-    """A connection on its way into a room; `joined` has the snapshot, or why there is none."""
+    """A connection on its way into a room; `joined` has the room's last offset, or why there is none."""
 
-    def __init__(self, codec: Codec, seat: Seat, host: str, port: int) -> None:
-        self.codec = codec
+    def __init__(self, tongue: Tongue, seat: Seat, host: str, port: int) -> None:
         self.seat = seat
-        self.joined: asyncio.Future[RoomJoined] = asyncio.get_running_loop().create_future()
+        self.joined: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.heard_at = 0.0
-        self._request = opening_request(host, port, codec.name)
+        self._tongue = tongue
+        self._steps = tongue.enter(seat)
+        self._request = opening_request(host, port, tongue.subprotocol, tongue.path)
         self._opened = False
         self._held = b""
 
@@ -64,7 +52,7 @@ class Newcomer(asyncio.Protocol):
                 self._fail(f"the handshake was refused: {head.splitlines()[0].decode(errors='replace')}")
                 return
             self._opened = True
-            self._send(Hello(self.seat.token, id=1))
+            self._step(None)
         end_of_last = 0
         for opcode, _, payload, end_of_last in frames(data):
             self._frame(opcode, data[payload:end_of_last])
@@ -89,16 +77,25 @@ class Newcomer(asyncio.Protocol):
                 f"closed with {int.from_bytes(payload[:2], 'big')} {payload[2:].decode(errors='replace')}"
             )
         elif not self.joined.done():
-            message = self.codec.decode_reply(payload)
-            if isinstance(message, Welcome):
-                self._send(JoinRoom(self.seat.room, id=2))
-            elif isinstance(message, RoomJoined):
-                self.joined.set_result(message)
-            elif isinstance(message, Error):
-                self._fail(f"{message.code}: {message.message}")
+            self._step(payload)
+        else:
+            self._keep_alive(payload)
 
-    def _send(self, command: Command[RoomJoined] | Hello) -> None:
-        self.transport.write(client_frame(self.codec.opcode, self.codec.encode(command)))
+    def _step(self, payload: bytes | None) -> None:
+        try:
+            answer = next(self._steps) if payload is None else self._steps.send(payload)
+        except StopIteration as entered:
+            self.joined.set_result(entered.value)
+        except Unexpected as unexpected:
+            self._fail(str(unexpected))
+        else:
+            if answer is not None:
+                self.transport.write(client_frame(self._tongue.opcode, answer))
+
+    def _keep_alive(self, payload: bytes) -> None:
+        told = self._tongue.read(payload)
+        if isinstance(told, Other) and told.reply is not None:
+            self.transport.write(client_frame(self._tongue.opcode, told.reply))
 
     def _fail(self, why: str) -> None:
         if not self.joined.done():
@@ -112,7 +109,7 @@ class Listener(asyncio.Protocol):
         "_held",
         "_log",
         "_said",
-        "codec",
+        "_tongue",
         "lost",
         "moments",
         "others",
@@ -124,8 +121,8 @@ class Listener(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, codec: Codec, log: RoomLog, *, sampled: bool) -> None:
-        self.codec = codec
+    def __init__(self, tongue: Tongue, log: RoomLog, *, sampled: bool) -> None:
+        self._tongue = tongue
         self._log = log
         self._said = log.said
         self._held = b""
@@ -183,26 +180,31 @@ class Listener(asyncio.Protocol):
         elif opcode == CLOSE:
             self.others[f"close {int.from_bytes(payload[:2], 'big')}"] += 1
         elif opcode != PONG:
-            message = self.codec.decode_reply(payload)
-            if (event := as_public(message)) is None:
-                self.told(message)
+            told = self._tongue.read(payload)
+            if isinstance(told, Heard):
+                self._catch_up(frame, told)
             else:
-                self._catch_up(frame, event)
+                self.told(told)
 
-    def _catch_up(self, frame: bytes, event: Public) -> None:
+    def _catch_up(self, frame: bytes, heard: Heard) -> None:
         found = self._said.find(frame, self.position)
         if found < 0:
-            if self._log.has(event):
+            if self._log.has(heard):
                 self.repeated += 1
                 return
             found = len(self._said)
-            self._log.append(frame, event)
+            self._log.append(frame, heard)
         self.lost += self._log.counted(found) - self._log.counted(self.position)
         self.position = found + len(frame)
 
-    def told(self, message: object) -> None:
+    def told(self, told: Answered | Other) -> None:
         """Take what came for this connection alone."""
-        self.others[f"error {message.code}" if isinstance(message, Error) else type(message).__name__] += 1
+        if isinstance(told, Answered):
+            self.others["answer" if told.error is None else f"error {told.error}"] += 1
+        elif told.reply is not None:
+            self.transport.write(client_frame(self._tongue.opcode, told.reply))
+        else:
+            self.others[told.kind] += 1
 
     @property
     def received(self) -> int:
@@ -226,12 +228,11 @@ class Listener(asyncio.Protocol):
 class Author(Listener):
     """A member that speaks; it is answered for each event, and hears the room like the others."""
 
-    __slots__ = ("_cue", "_keys", "_room", "_size", "_waiting", "acknowledged", "answers", "window")
+    __slots__ = ("_keys", "_room", "_size", "_waiting", "acknowledged", "answers", "window")
 
-    def __init__(self, codec: Codec, log: RoomLog, room: str, *, cue: bool, size: int) -> None:
-        super().__init__(codec, log, sampled=False)
+    def __init__(self, tongue: Tongue, log: RoomLog, room: str, *, size: int) -> None:
+        super().__init__(tongue, log, sampled=False)
         self._room = room
-        self._cue = cue
         self._size = size
         self._keys = secrets.token_hex(8)
         self._waiting: dict[int, int] = {}
@@ -248,21 +249,20 @@ class Author(Listener):
     def say(self, number: int, due: int) -> None:
         """Send one event; its latency counts from `due`."""
         text = marked(number, due, self._size)
-        command: Command[ChatSent] | SendCue
-        if self._cue:
-            command = SendCue(self._room, text, id=number)
+        payload = self._tongue.say(self._room, number, text, f"{self._keys}-{number}")
+        if self._tongue.answers:
+            self._waiting[number] = due
         else:
-            command = SendChat(self._room, text, f"{self._keys}-{number}", id=number)
-        self._waiting[number] = due
-        self.transport.write(client_frame(self.codec.opcode, self.codec.encode(command)))
+            self.acknowledged += 1
+        self.transport.write(client_frame(self._tongue.opcode, payload))
 
-    def told(self, message: object) -> None:
+    def told(self, told: Answered | Other) -> None:
         """Take an answer."""
-        if isinstance(message, (Answer, Error)) and message.id is not None:
-            due = self._waiting.pop(message.id)
-            if not isinstance(message, Error):
+        if isinstance(told, Answered):
+            due = self._waiting.pop(told.id)
+            if told.error is None:
                 self.acknowledged += 1
                 if self.window[0] <= due < self.window[1]:
                     self.answers.add(time.monotonic_ns() - due)
                 return
-        super().told(message)
+        super().told(told)

@@ -17,12 +17,13 @@ _NO_MASK = bytes(4)
 """A masking key of zeros leaves the payload as it is: valid, and free of cost for a tester."""
 
 
-def opening_request(host: str, port: int, subprotocol: str) -> bytes:
+def opening_request(host: str, port: int, subprotocol: str | None, path: str = "/ws") -> bytes:
     """Return the request that asks for a websocket."""
     key = base64.b64encode(os.urandom(16)).decode()
+    asked = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
     return (
-        f"GET /ws HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{asked}\r\n"
     ).encode()
 
 

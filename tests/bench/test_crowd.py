@@ -10,7 +10,7 @@ import pytest
 
 from bench.crowd import Crowd, Outcome, Plan, Span
 from bench.roomlog import Unexpected
-from bench.swarm import Seat
+from bench.tongue import Looprooms, Seat
 from tests.bench.peer import Peer
 
 
@@ -31,16 +31,12 @@ def collecting() -> Iterator[None]:
 
 async def _run(peer: Peer, *, cue: bool = False, subprotocol: str = "looprooms.v1+json") -> Outcome:
     plan = Plan(
-        host="127.0.0.1",
-        port=await peer.start(),
-        subprotocol=subprotocol,
+        addresses=[("127.0.0.1", await peer.start())],
+        tongue=Looprooms(subprotocol, cue=cue),
         listeners=[Seat("token", "a-room")] * 6,
         authors=[Seat("author", "a-room")] * 2,
-        cue=cue,
-        rate=200,
         size=60,
         sample=1,
-        cores=None,
     )
     crowd = Crowd(plan)
     try:
@@ -53,7 +49,9 @@ async def _steps(crowd: Crowd) -> Outcome:
     assert await crowd.connect() == {"a-room": 0}
     assert await crowd.arm() == 8
     now = time.monotonic_ns()
-    said = await crowd.run(Span(start=now, measure_from=now + 100_000_000, measure_until=now + 300_000_000))
+    said = await crowd.run(
+        Span(rate=200, start=now, measure_from=now + 100_000_000, measure_until=now + 300_000_000)
+    )
     assert (said["a-room"].sent, said["a-room"].acknowledged) == (60, 60)
     return await crowd.finish({"a-room": 60}, {"a-room": 0}, 0.3)
 
@@ -102,16 +100,12 @@ async def test_what_comes_twice_is_counted(peer: Peer) -> None:
 async def test_a_refused_handshake_is_told() -> None:
     """Nobody listens there: one sentence, no traceback of sockets."""
     plan = Plan(
-        host="127.0.0.1",
-        port=1,
-        subprotocol="looprooms.v1+json",
+        addresses=[("127.0.0.1", 1)],
+        tongue=Looprooms("looprooms.v1+json"),
         listeners=[Seat("token", "a-room")],
         authors=[],
-        cue=False,
-        rate=1,
         size=60,
         sample=1,
-        cores=None,
     )
     with pytest.raises(Unexpected, match="cannot connect"):
         await Crowd(plan).connect()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from typing import Literal
 
-import msgspec
 import pytest
 
-from bench.fanout import Figures, Question, Team, described, measure, plans, result
+from bench.crowd import Crowd
+from bench.fanout import Figures, Question, measure, plans, result
+from bench.result import described
 from bench.roomlog import Unexpected
-from bench.swarm import Seat
+from bench.team import employed
+from bench.tongue import Looprooms, Seat
 from tests.bench.peer import Peer
 
 
@@ -23,24 +26,19 @@ async def peer() -> AsyncIterator[Peer]:
 
 
 def _ask(question: Question, port: int) -> Figures:
-    team = Team(
-        plans(
-            question,
-            host="127.0.0.1",
-            port=port,
-            members=[[Seat("listener", "a-room")] * (question.members - question.authors)],
-            authors=[[Seat("author", "a-room")] * question.authors],
-            cores=None,
-        )
+    made = plans(
+        question,
+        Looprooms("looprooms.v1+json", cue=question.event == "cue"),
+        [("127.0.0.1", port)],
+        members=[[Seat("listener", "a-room")] * (question.members - question.authors)],
+        authors=[[Seat("author", "a-room")] * question.authors],
     )
-    try:
-        return measure(question, team, os.getpid())
-    finally:
-        team.dismiss()
+    with employed(Crowd, made) as team:
+        return measure(question, team, [os.getpid()])
 
 
 @pytest.mark.parametrize("event", ["chat", "cue"])
-async def test_the_figures_are_of_everyone(peer: Peer, event: str) -> None:
+async def test_the_figures_are_of_everyone(peer: Peer, event: Literal["chat", "cue"]) -> None:
     """Two processes of listeners and one of authors: every event reaches each of ten, and the costs are there."""
     question = Question(
         event=event, members=10, authors=2, clients=2, rate=100, seconds=0.5, warmup=0.2, sample=1
@@ -48,12 +46,12 @@ async def test_the_figures_are_of_everyone(peer: Peer, event: str) -> None:
     figures = await asyncio.to_thread(_ask, question, await peer.start())
     assert (figures.said, figures.acknowledged) == (70, 70)
     assert (figures.received, figures.missing, figures.duplicates, figures.disorder) == (700, 0, 0, 0)
-    assert figures.latency["count"] == 8 * 50
-    assert figures.cpu_share["server"] > 0
-    assert len(figures.tester_cpu_share) == 3
-    text = described(question, figures, {"settings": "its own"})
-    assert "0 missing of 700 at 0 connections" in text
-    assert msgspec.json.encode(result(question, figures, {}))
+    assert sum(figures.latencies.values()) == 8 * 50
+    assert figures.usage.share("server") > 0
+    assert len(figures.usage.testers) == 3
+    kept = result(question, figures, {"settings": "its own"})
+    assert (kept.value("missing"), kept.value("acknowledged")) == (0, 70)
+    assert "out of order" in described(kept)
 
 
 async def test_a_loss_is_in_the_report(peer: Peer) -> None:
@@ -62,6 +60,7 @@ async def test_a_loss_is_in_the_report(peer: Peer) -> None:
     question = Question(members=4, authors=1, rate=100, seconds=0.5, warmup=0.0)
     figures = await asyncio.to_thread(_ask, question, await peer.start())
     assert (figures.missing, figures.short_connections) == (1, 1)
+    assert "1 missing of 200 at 1 connections" in described(result(question, figures, {}))
 
 
 async def test_a_server_that_is_not_there_is_one_sentence() -> None:

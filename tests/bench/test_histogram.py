@@ -1,13 +1,10 @@
-"""Percentiles and tables."""
+"""Percentiles."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import msgspec
 import pytest
 
-from bench.report import Histogram, latency_row, machine, machine_line, table, write_json
+from bench.histogram import Histogram
 
 
 @pytest.mark.parametrize("value", [0, 1, 255, 256, 1000, 123_456_789, 10**12])
@@ -39,21 +36,18 @@ def test_histograms_of_two_processes_are_one() -> None:
     assert other.percentile(50) == 0.0
 
 
-def test_nothing_counted_says_so() -> None:
-    """A row without values is not a row of zeros."""
+def test_a_curve_ends_where_values_no_longer_tell_percentiles_apart() -> None:
+    """Of a thousand values the 99.9th percentile is one value, the 99.99th would be none: the curve ends with the greatest."""
+    histogram = Histogram()
+    for milliseconds in range(1, 1001):
+        histogram.add(milliseconds * 1_000_000)
+    curve = dict(histogram.curve())
+    assert curve[50.0] == pytest.approx(500, rel=0.008)
+    assert curve[100.0] == pytest.approx(1000, rel=0.008)
+    assert sorted(curve)[-2:] == [99.9, 100.0]
+
+
+def test_nothing_counted_is_nothing() -> None:
+    """No value, no percentile."""
     assert Histogram().percentile(99) == 0.0
-    assert latency_row("answer", Histogram().summary()) == ("answer", "none")
-
-
-def test_a_table_has_two_columns() -> None:
-    """Values stand under each other, whatever their names' lengths."""
-    assert table("title", [("a", "1"), ("long", "2")]) == "title\n  a     1\n  long  2"
-
-
-def test_a_result_is_kept_with_its_machine(tmp_path: Path) -> None:
-    """A figure without its processor, kernel and versions can't be compared with another."""
-    kept = tmp_path / "results" / "one.json"
-    write_json(kept, {"machine": machine()})
-    found = msgspec.json.decode(kept.read_bytes())["machine"]
-    assert found["cores"] >= 1
-    assert found["versions"]["msgspec"] in machine_line()
+    assert Histogram().summary()["count"] == 0
