@@ -47,6 +47,7 @@ class Accounts:
         self._host, self._port = address(url)
         self._file = file
         self._thread = local()
+        self._connections: list[http.client.HTTPConnection] = []
         self._kept: dict[str, Kept] = {}
         if file.exists():
             self._kept = msgspec.json.decode(file.read_bytes(), type=dict[str, Kept])
@@ -68,12 +69,14 @@ class Accounts:
                     ready += 1
                     progress(ready)
             finally:
+                self._hang_up()
                 self._file.write_bytes(msgspec.json.encode(self._kept))
         return tokens
 
     def sign_in(self, email: str, password: str) -> str:
         """Return an access token of an account that exists. Raises `Unexpected`."""
         signed_in = self._post("/auth/login", {"email": email, "password": password})
+        self._hang_up()
         if isinstance(signed_in, str):
             raise Unexpected(f"{email} cannot sign in: {signed_in}")
         return signed_in.access_token
@@ -110,11 +113,18 @@ class Accounts:
                 return f"{status} {data[:200].decode(errors='replace')}"
             time.sleep(0.5)
 
+    def _hang_up(self) -> None:
+        self._thread = local()
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+
     def _request(self, path: str, body: bytes) -> tuple[int, bytes]:
         connection: http.client.HTTPConnection | None = getattr(self._thread, "connection", None)
         if connection is None:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT)
             self._thread.connection = connection
+            self._connections.append(connection)
         try:
             connection.request("POST", path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()

@@ -30,7 +30,7 @@ from bench.result import LESS, MORE, Curve, Figure, Plot, Result, curve, latency
 from bench.team import Team, employed
 from bench.tongue import Looprooms, Seat, Tongue
 
-START_SECONDS = 1.0
+START_SECONDS = 0.5
 """Between the order to speak and the first event, so that every process has heard it."""
 PATIENCE_SECONDS = 2.0
 """How long after the last delivery what has not come counts as lost."""

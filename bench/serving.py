@@ -98,12 +98,16 @@ def _node(data: Path, name: str, settings: Mapping[str, str]) -> Iterator[tuple[
 
 
 def _stores_of(data: Path) -> dict[str, str]:
-    """Return the settings with which another node shares the embedded stores and the signing key of the first."""
+    """Return the settings with which another node shares the embedded stores and all keys of the first."""
+    keys = {
+        f"LOOPROOMS_{file.stem.upper()}_KEYS": ",".join(file.read_text("ascii").split())
+        for file in data.glob("*.keys")
+    }
     sockets = store_sockets(data)
     return {
+        **keys,
         "DATABASE_URL": database_url(data),
         "REDIS_URL": f"unix://{quote(str(sockets / 'valkey.sock'))}?db=0",
-        "LOOPROOMS_SIGNING_KEYS": ",".join((data / "signing.keys").read_text("ascii").split()),
     }
 
 
