@@ -33,8 +33,11 @@ from storage import chat
 from storage.chat import Happened, NewLine, Said
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
+from storage.redis.limits import Limit
 from storage.redis.publications import Kind, Packet
 
+LINES: Final = Limit("chat", burst=100, rate=20)
+"""Lines that a person may say or change: a tenth of it is more than anyone types."""
 KEPT_FROM_THE_START: Final = 100
 """Events that a room has in memory when it opens: enough for a snapshot and for most of those who come back."""
 NEWEST: Final = 2**63 - 1
@@ -114,7 +117,7 @@ class ChatWriter:
         return results
 
 
-@handles(SendChat)
+@handles(SendChat, limit=LINES)
 async def send(call: Call, command: SendChat) -> ChatSent:
     """Say something in a room that one is in."""
     room = call.member_of(command.room)
@@ -130,7 +133,7 @@ async def send(call: Call, command: SendChat) -> ChatSent:
     return ChatSent(id=command.id, line=said.line, offset=said.line.offset)
 
 
-@handles(EditChat)
+@handles(EditChat, limit=LINES)
 async def edit(call: Call, command: EditChat) -> ChatEdited:
     """Change a line: its author, the host and moderators may."""
     room = call.member_of(command.room)

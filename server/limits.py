@@ -38,28 +38,28 @@ class Quotas:
         self.limiter = limiter
         self._factor = factor
 
-    def spend(self, limit: Limit, who: str, standing: Standing | None = None) -> None:
-        """Take one at once, by what this node knows: for what is frequent. Raises `Refused` (rate_limited)."""
-        if wait := self.limiter.spend(self._sized(limit, standing), who):
-            raise _refused(wait)
+    def spend(self, limit: Limit, who: str, standing: Standing | None = None) -> Verdict:
+        """Take one at once, by what this node knows: for what is frequent."""
+        return self.limiter.spend(self.sized(limit, standing), who)
 
     async def take(self, limit: Limit, who: str, standing: Standing | None = None) -> Verdict:
         """Take one, if it is there."""
-        return await self.limiter.take(self._sized(limit, standing), who)
+        return await self.limiter.take(self.sized(limit, standing), who)
 
     async def demand(self, limit: Limit, who: str) -> None:
         """Take one. Raises `Refused` (rate_limited) when it is not there."""
-        check(await self.limiter.take(self._sized(limit, None), who))
+        check(await self.take(limit, who))
 
     async def look(self, limit: Limit, who: str) -> Verdict:
         """Say whether one is there."""
-        return await self.limiter.look(self._sized(limit, None), who)
+        return await self.limiter.look(self.sized(limit), who)
 
     async def charge(self, limit: Limit, who: str) -> None:
         """Take one, there or not."""
-        await self.limiter.charge(self._sized(limit, None), who)
+        await self.limiter.charge(self.sized(limit), who)
 
-    def _sized(self, limit: Limit, standing: Standing | None) -> Limit:
+    def sized(self, limit: Limit, standing: Standing | None = None) -> Limit:
+        """Return `limit` as it is for somebody; without a standing, as it is for everyone."""
         factor = self._factor
         if standing is not None:
             factor *= max(TIERS.get(standing.tier, 1.0), ROLES.get(standing.role, 1.0))
@@ -72,11 +72,12 @@ _times = lru_cache(maxsize=1024)(Limit.times)
 def check(verdict: Verdict) -> None:
     """Raise `Refused` (rate_limited) for a verdict that says no."""
     if not verdict.allowed:
-        raise _refused(verdict.retry_after)
+        raise rate_limited(verdict)
 
 
-def _refused(wait: float) -> Refused:
-    return Refused(ErrorCode.RATE_LIMITED, retry_after=max(0.001, round(wait, 3)))
+def rate_limited(verdict: Verdict) -> Refused:
+    """Return how a verdict that says no is told."""
+    return Refused(ErrorCode.RATE_LIMITED, retry_after=max(0.001, round(verdict.retry_after, 3)))
 
 
 def mailbox(email: str) -> str:

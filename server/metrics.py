@@ -45,6 +45,11 @@ class _NodeCollector(Collector):
         yield self._gauge(
             "broker_probe_seconds", "Last round trip through Redis.", broker.probe_seconds or float("nan")
         )
+        yield self._gauge(
+            "limits_alone",
+            "1 while limits are this node's own, because Redis is away.",
+            int(node.quotas.limiter.away),
+        )
         yield self._gauge("loop_lag_seconds", "How late the event loop was lately.", hub.wheel.lag)
         yield self._gauge("commits_waiting", "Chat lines that wait for a commit.", len(node.chat.gather))
         for name, meaning, value in (
@@ -52,6 +57,11 @@ class _NodeCollector(Collector):
             ("fanout_turns", "Turns of the fan-out.", hub.fanout.turns),
             ("commands", "Commands begun.", node.dispatcher.commands),
             ("refusals", "Commands answered with an error.", node.dispatcher.refused),
+            (
+                "limited",
+                "Times that a limit which nodes share said no, over the websocket and HTTP.",
+                node.quotas.limiter.refused,
+            ),
             ("bugs", "Commands that failed with an internal error.", node.dispatcher.bugs),
             ("handshakes_refused", "Websocket handshakes refused.", hub.handshakes_refused),
             (

@@ -35,6 +35,7 @@ from server.hub.members import Room as ActiveRoom
 from storage import rooms
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
+from storage.redis.limits import Limit
 from storage.redis.publications import Kind
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger("looprooms.rooms")
 
+JOINS: Final = Limit("joins", burst=100, rate=5)
+"""Rooms that a person may join: each costs a snapshot, and others see it."""
 RECENT_LINES: Final = 50
 STORM_PAUSE: Final = 0.03
 """Seconds between two reads of the catalogue."""
@@ -154,7 +157,7 @@ async def get_room(call: Call, command: GetRoom) -> RoomFound:
     return RoomFound(id=command.id, room=room)
 
 
-@handles(JoinRoom, alone=True)
+@handles(JoinRoom, alone=True, limit=JOINS)
 async def join(call: Call, command: JoinRoom) -> RoomJoined:
     """Enter a room, or take a new snapshot of one that one is in."""
     node = call.node

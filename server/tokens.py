@@ -42,11 +42,13 @@ _SUCCESSOR_PURPOSE: Final = b"looprooms: successor of a refresh token, v1"
 
 
 class Claims(Struct, frozen=True):
-    """What an access token proves. `expires_at` is in seconds since 1970."""
+    """What an access token proves. `expires_at` is in seconds since 1970. `role` and `tier` are as of when it was made: hints."""
 
     user: UserId
     session: SessionId
     expires_at: float
+    role: str = "MEMBER"
+    tier: str = "FREE"
 
 
 class _Header(Struct):
@@ -121,7 +123,13 @@ class Tokens:
             raise Refused(ErrorCode.TOKEN_INVALID)
         if payload.exp + LEEWAY_SECONDS <= now:
             raise Refused(ErrorCode.TOKEN_EXPIRED)
-        return Claims(UserId(payload.sub), SessionId(payload.sid), float(payload.exp))
+        return Claims(
+            UserId(payload.sub),
+            SessionId(payload.sid),
+            float(payload.exp),
+            payload.role,
+            payload.subscriptionTier,
+        )
 
     def _authentic(self, token: str) -> _Payload:
         """Return what was signed with one of our keys. Raises `Refused`."""

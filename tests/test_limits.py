@@ -54,10 +54,9 @@ async def test_who_pays_may_do_more(limiter: Limiter, standing: Standing | None,
     quotas = Quotas(limiter)
     taken = [(await quotas.take(SLOW, "a", standing)).allowed for _ in range(expected + 1)]
     assert taken == [True] * expected + [False]
-    for _ in range(expected):
-        quotas.spend(SLOW, "b", standing)
+    assert [quotas.spend(SLOW, "b", standing).allowed for _ in range(expected + 1)] == taken
     with pytest.raises(Refused) as refused:
-        quotas.spend(SLOW, "b", standing)
+        check(quotas.spend(SLOW, "b", standing))
     assert refused.value.code is ErrorCode.RATE_LIMITED
     assert refused.value.retry_after == pytest.approx(3000 / expected, rel=0.01)
 

@@ -17,6 +17,7 @@ from protocol.refusals import Refused
 from server.http import auth, grants, operations, page, sessions
 from server.http.documents import contract, openapi
 from server.http.endpoint import JSON, Endpoint
+from server.http.gate import Gate
 from server.http.guards import Guard
 from server.http.problems import answer_refused, answer_routing
 from server.passwords import Passwords
@@ -38,7 +39,7 @@ def create_app(node: Node) -> Starlette:
         *operations.endpoints(operations.Operations(node)),
     ]
     app = Starlette(
-        routes=[*_routes(endpoints), *_documents(endpoints)],
+        routes=[*_routes(endpoints, Gate(node)), *_documents(endpoints)],
         middleware=[
             Middleware(
                 Guard,
@@ -54,17 +55,17 @@ def create_app(node: Node) -> Starlette:
     return app
 
 
-def _routes(endpoints: Sequence[Endpoint]) -> list[Route]:
+def _routes(endpoints: Sequence[Endpoint], gate: Gate) -> list[Route]:
     """One route per path, whatever its methods, so that the Allow header of a 405 names them all."""
     paths: dict[str, dict[str, Endpoint]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
-    return [Route(path, _by_method(methods), methods=list(methods)) for path, methods in paths.items()]
+    return [Route(path, _by_method(methods, gate), methods=list(methods)) for path, methods in paths.items()]
 
 
-def _by_method(methods: dict[str, Endpoint]) -> Respond:
+def _by_method(methods: dict[str, Endpoint], gate: Gate) -> Respond:
     async def respond(request: Request) -> Response:
-        return await methods["GET" if request.method == "HEAD" else request.method].respond(request)
+        return await gate.respond(methods["GET" if request.method == "HEAD" else request.method], request)
 
     return respond
 

@@ -15,16 +15,21 @@ from starlette.requests import Request
 
 from protocol.refusals import ErrorCode, Refused
 from protocol.text import normalised
-from server.http.callers import REFUSALS, caller_of
+from server.http.callers import REFUSALS, address_of, caller_of
 from server.http.endpoint import Endpoint, WithCookies
 from server.http.grants import Grants, SignedIn, Tokens
-from server.http.guesses import Guesses, address_of
+from server.http.guesses import Guesses
 from server.passwords import LONGEST, Passwords, check_strength
 from storage.people import Account, create_account, find_by_email, keep_new_hash
+from storage.redis.limits import Limit
 
 if TYPE_CHECKING:
     from server.node import Node
 
+REGISTRATIONS: Final = Limit("registrations", burst=30, rate=1 / 20)
+"""Accounts that one address may make."""
+SIGN_INS: Final = Limit("sign-ins", burst=60, rate=1)
+"""Attempts to sign in from one address, right or wrong: each costs 20 ms of a core."""
 LONGEST_EMAIL: Final = 254
 LONGEST_NAME: Final = 80
 
@@ -97,7 +102,7 @@ class Accounts:
         """Sign in with an address and its password. Each sign-in is a session of its own."""
         email = normalised_email(body.email)
         pool = self._node.stores.pool
-        address = address_of(request, self._node.addresses)
+        address = address_of(self._node, request)
         await self._guesses.check(address, email)
         found = await find_by_email(pool, self._node.stores.sealer, email)
         stored = None if found is None else found.password_hash
@@ -140,6 +145,7 @@ def endpoints(accounts: Accounts) -> list[Endpoint]:
             path="/auth/register",
             summary="Create an account",
             handle=accounts.register,
+            limits=(REGISTRATIONS,),
             body=Register,
             answer=SignedIn,
             status=201,
@@ -151,9 +157,10 @@ def endpoints(accounts: Accounts) -> list[Endpoint]:
             path="/auth/login",
             summary="Sign in",
             handle=accounts.login,
+            limits=(SIGN_INS,),
             body=Login,
             answer=SignedIn,
-            refuses=(ErrorCode.CREDENTIALS_REFUSED, ErrorCode.FORBIDDEN, ErrorCode.RATE_LIMITED, *busy),
+            refuses=(ErrorCode.CREDENTIALS_REFUSED, ErrorCode.FORBIDDEN, *busy),
             group="Accounts",
         ),
         Endpoint(

@@ -1,4 +1,4 @@
-"""Who asks, over HTTP: what the access token proves, if its session still lives."""
+"""Who asks, over HTTP: what the access token proves, if its session still lives, and from which address."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from protocol.envelope import SessionId
 from protocol.refusals import ErrorCode, Refused
+from server.tokens import Claims
 from storage.people import Account, account_of_session
 
 if TYPE_CHECKING:
@@ -32,11 +33,25 @@ class Caller(Struct, frozen=True):
 
 async def caller_of(node: Node, request: Request) -> Caller:
     """Return whose access token the request carries. Raises `Refused` when there is none that counts."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        raise Refused(ErrorCode.TOKEN_INVALID, "Send the header Authorization: Bearer <access token>.")
-    claims = node.tokens.verify(token.strip())
+    claims = claims_of(node, request)
     found = await account_of_session(node.stores.pool, node.stores.sealer, claims.session)
     if found is None or found.ended or found.banned or found.account.id != claims.user:
         raise Refused(ErrorCode.SESSION_ENDED)
     return Caller(found.account, claims.session)
+
+
+def claims_of(node: Node, request: Request) -> Claims:
+    """Return what the access token of the request proves; it is verified once. Raises `Refused`."""
+    known: Claims | None = getattr(request.state, "claims", None)
+    if known is None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Refused(ErrorCode.TOKEN_INVALID, "Send the header Authorization: Bearer <access token>.")
+        known = request.state.claims = node.tokens.verify(token.strip())
+    return known
+
+
+def address_of(node: Node, request: Request) -> str:
+    """Return the address that the request comes from, seen through the proxies that are trusted."""
+    peer = request.client.host if request.client is not None else ""
+    return node.addresses.of(peer, request.headers.getlist("x-forwarded-for"))

@@ -28,6 +28,11 @@ ANY_BODY: Final = (
     ErrorCode.MEDIA_TYPE_REFUSED,
 )
 
+LIMIT_HEADERS: Final = {
+    "RateLimit-Policy": "How much may be asked: `q` requests in `w` seconds, for each limit that was looked at. Every answer has it.",
+    "RateLimit": "What is left of it: `r` requests, all of them again in `t` seconds.",
+}
+
 _INTRODUCTION: Final = (
     "Accounts, health and documents over HTTP. Everything else goes over the websocket at `/ws`, which `/schema.json` "
     "describes."
@@ -37,6 +42,8 @@ _INTRODUCTION: Final = (
 def refusals_of(endpoint: Endpoint) -> list[ErrorCode]:
     """List every code that an operation may answer with, in the order of their status."""
     codes = {*endpoint.refuses, *ANY_REQUEST, *(ANY_BODY if endpoint.body is not None else ())}
+    if not endpoint.unlimited:
+        codes.add(ErrorCode.RATE_LIMITED)
     return sorted(codes, key=lambda code: (code.status, code.value))
 
 
@@ -125,6 +132,11 @@ def _refused(endpoint: Endpoint, problem: dict[str, Any]) -> dict[str, Any]:
         if any(code.retryable for code in codes):
             response["headers"] = {
                 "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+            }
+        if ErrorCode.RATE_LIMITED in codes:
+            response["headers"] |= {
+                name: {"description": meaning, "schema": {"type": "string"}}
+                for name, meaning in LIMIT_HEADERS.items()
             }
         responses[str(status)] = response
     return responses

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.refusals import ErrorCode, Refused
+from storage.redis.limits import Limit
 
 MOST_BODY_BYTES: Final = 65536
 JSON: Final = "application/json"
@@ -36,7 +37,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     """A method of a path. `handle` gets the request, and the body if `body` says of what type it is.
 
     `answer` is the type of a good response; a `Response` that `handle` returns goes out as it is. `refuses` are the codes that
-    only this operation has; those that any can have are in `documents`.
+    only this operation has; those that any can have are in `documents`. `limits` are what an address may ask of this operation
+    beside what anyone may ask of all (see `gate`); an `unlimited` one has no limit at all.
     """
 
     method: str
@@ -50,6 +52,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     status: int = 200
     refuses: tuple[ErrorCode, ...] = ()
     signed_in: bool = False
+    limits: tuple[Limit, ...] = ()
+    unlimited: bool = False
     group: str
 
     async def respond(self, request: Request) -> Response:

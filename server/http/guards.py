@@ -106,7 +106,7 @@ class Guard:
         if origin in self._origins:
             headers["access-control-allow-origin"] = str(origin)
             headers["access-control-allow-credentials"] = "true"
-            headers["access-control-expose-headers"] = "retry-after"
+            headers["access-control-expose-headers"] = "ratelimit, ratelimit-policy, retry-after"
 
 
 def name_of(host: str) -> str:

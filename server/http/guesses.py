@@ -15,9 +15,6 @@ import contextlib
 from hashlib import blake2b
 from typing import Final
 
-from starlette.requests import Request
-
-from server.addresses import Addresses
 from server.limits import Quotas, check, mailbox
 from storage.redis.limits import Limit
 from storage.redis.pool import Redis, RedisAway, get, put
@@ -66,9 +63,3 @@ class Guesses:
 def _known(address: str, email: str) -> str:
     pair = f"{email} {address}"
     return "lr:known:" + blake2b(pair.encode(), digest_size=16).hexdigest()
-
-
-def address_of(request: Request, addresses: Addresses) -> str:
-    """Return who sends a request, seen through the proxies that are trusted."""
-    peer = request.client.host if request.client is not None else ""
-    return addresses.of(peer, request.headers.getlist("x-forwarded-for"))

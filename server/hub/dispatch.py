@@ -29,6 +29,8 @@ from protocol.refusals import Disconnect, ErrorCode, Refused
 from protocol.session import Hello
 from server.hub.connection import Connection, Session
 from server.hub.members import Room
+from server.limits import rate_limited
+from storage.redis.limits import Limit
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -71,11 +73,12 @@ Handler = Callable[[Call, Any], Answer | Awaitable[Answer]]
 
 
 class _Registered:
-    __slots__ = ("alone", "handler", "waits")
+    __slots__ = ("alone", "handler", "limit", "waits")
 
-    def __init__(self, handler: Handler, *, alone: bool) -> None:
+    def __init__(self, handler: Handler, *, alone: bool, limit: Limit | None) -> None:
         self.handler = handler
         self.alone = alone
+        self.limit = limit
         self.waits = inspect.iscoroutinefunction(handler)
 
 
@@ -83,12 +86,16 @@ HANDLERS: Final[dict[type[Command[Any]], _Registered]] = {}
 
 
 def handles(
-    command: type[Command[AnswerT]], *, alone: bool = False
+    command: type[Command[AnswerT]], *, alone: bool = False, limit: Limit | None = None
 ) -> Callable[
     [Callable[[Call, CommandT], Awaitable[AnswerT] | AnswerT]],
     Callable[[Call, CommandT], Awaitable[AnswerT] | AnswerT],
 ]:
-    """Register the decorated function as the handler of `command`. Raises `TypeError` at import when they don't match."""
+    """Register the decorated function as the handler of `command`. Raises `TypeError` at import when they don't match.
+
+    An `alone` command overlaps with no other of its connection. `limit` is how often a person may send it, over all their
+    connections on all nodes.
+    """
 
     def register(
         handler: Callable[[Call, CommandT], Awaitable[AnswerT] | AnswerT],
@@ -97,7 +104,7 @@ def handles(
             raise TypeError(f"{command.__name__} has a handler already")
         if get_type_hints(handler, localns={"Node": object})["command"] is not command:
             raise TypeError(f"{handler.__qualname__} must take a {command.__name__}")
-        HANDLERS[command] = _Registered(handler, alone=alone)
+        HANDLERS[command] = _Registered(handler, alone=alone, limit=limit)
         return handler
 
     return register
@@ -131,6 +138,12 @@ class Dispatcher:
         if wait:
             self._refuse_flood(connection, command.id, wait)
             return
+        limit = HANDLERS[type(command)].limit
+        if limit is not None:
+            verdict = self._node.quotas.spend(limit, str(connection.session.user_id), connection.session)
+            if not verdict.allowed:
+                self._refuse(connection, command.id, rate_limited(verdict))
+                return
         self.commands += 1
         self._accept(connection, command)
 

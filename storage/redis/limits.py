@@ -140,19 +140,18 @@ class Limiter:
         """Take `cost` whether it is there or not."""
         return await self._decide("charge", limit, who, cost)
 
-    def spend(self, limit: Limit, who: str, cost: float = 1.0) -> float:
-        """Take `cost` by what this node knows. Returns 0.0, or the seconds to wait when it is not there."""
+    def spend(self, limit: Limit, who: str, cost: float = 1.0) -> Verdict:
+        """Take `cost` by what this node knows, if it is there."""
         key = _key(limit, who)
         bucket = self._bucket(key)
         # What was spent long ago has come back here, so it has there.
         bucket.owed = min(bucket.owed, self._used(key))
         asked = _Asked("take", limit, key, cost / limit.rate)
         verdict = self._decide_here(asked)
-        if not verdict.allowed:
-            return verdict.retry_after
-        bucket.owed += asked.cost
-        self._report(_Owing(bucket, limit, key))
-        return 0.0
+        if verdict.allowed:
+            bucket.owed += asked.cost
+            self._report(_Owing(bucket, limit, key))
+        return verdict
 
     async def aclose(self) -> None:
         """Tell what is owed, and ask nothing any more. Redis may be closed after this."""

@@ -85,7 +85,7 @@ async def test_cors(site: Site) -> None:
         await site.client.get("/nothing", headers={"origin": origin}),
     ):
         assert answer.headers["access-control-allow-origin"] == origin
-        assert answer.headers["access-control-expose-headers"] == "retry-after"
+        assert answer.headers["access-control-expose-headers"] == "ratelimit, ratelimit-policy, retry-after"
         assert "Origin" in answer.headers["vary"]
 
 

@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from starlette.requests import Request
 
 from protocol.refusals import Refused
-from server.addresses import Addresses
-from server.http.guesses import Guesses, address_of
+from server.http.guesses import Guesses
 from server.limits import Quotas
 from storage.redis.limits import Limiter
 from storage.redis.pool import open_redis
@@ -88,18 +86,3 @@ async def test_without_redis(nodes: list[Guesses], valkey: Valkey) -> None:
         await nodes[0].wrong("1.2.3.4", ADA)
     assert 0 < await wait(nodes[0], "1.2.3.4") <= 5
     assert 0 < await wait(nodes[0], "9.9.9.9") <= 60
-
-
-@pytest.mark.parametrize(
-    ("peer", "forwarded", "expected"),
-    [
-        ("10.0.0.1", "9.9.9.9, 5.6.7.8", "5.6.7.8"),
-        ("1.2.3.4", "5.6.7.8", "1.2.3.4"),
-        (None, None, ""),
-    ],
-)
-def test_who_asks(peer: str | None, forwarded: str | None, expected: str) -> None:
-    """A request comes from whom our proxies say, and from the peer where there is none."""
-    headers = [] if forwarded is None else [(b"x-forwarded-for", forwarded.encode())]
-    request = Request({"type": "http", "headers": headers, "client": None if peer is None else (peer, 1)})
-    assert address_of(request, Addresses(["10.0.0.0/8"])) == expected
