@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 PREFIX = "LOOPROOMS_"
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 
 
 class SettingsError(Exception):
@@ -38,7 +39,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str,
         Meta(
             min_length=1,
-            description="Folder of the embedded Postgres and Valkey and of the generated keys.",
+            description="Folder of the embedded Postgres and Valkey, of the generated keys, and of mails that are not sent.",
         ),
     ] = ".looprooms"
     database_url: Annotated[str, Meta(description="Postgres 14 or later. Empty: the embedded one.")] = ""
@@ -86,6 +87,25 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[str, ...],
         Meta(description="Addresses or networks of proxies whose X-Forwarded-For is believed."),
     ] = ()
+
+    public_url: Annotated[
+        str,
+        Meta(
+            description="Where people reach this server, as `https://rooms.example.org`: links in mails begin with it. Its host "
+            "and its origin are allowed ones. Empty: http with the host and the port."
+        ),
+    ] = ""
+    smtp_url: Annotated[
+        str,
+        Meta(
+            description="Mail server: `smtp://user:password@host:587` (STARTTLS), `smtps://...:465` (TLS), or `smtp+plain://host:25` "
+            "(neither, for a relay on this machine). Empty: mails are written into the data folder, and their links into the log."
+        ),
+    ] = ""
+    mail_from: Annotated[
+        str,
+        Meta(min_length=3, max_length=300, description="Sender of mails: an address, or `name <address>`."),
+    ] = "VYBE LOOPROOMS <noreply@localhost>"
 
     heartbeat_seconds: Annotated[
         float, Meta(gt=0, le=600, description="Silence after which a client is pinged.")
@@ -167,8 +187,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Show no secret, wherever this is printed."""
         return "Settings(" + ", ".join(f"{name}={shown(self, name)}" for name in self.__struct_fields__) + ")"
 
+    @property
+    def home(self) -> str:
+        """Where people reach this server, without a slash at the end."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
+        return self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
-SECRETS = frozenset({"database_url", "redis_url", "signing_keys", "sealing_keys"})
+
+SECRETS = frozenset({"database_url", "redis_url", "signing_keys", "sealing_keys", "smtp_url"})
 KEY_LISTS = {"signing_keys": "seed", "sealing_keys": "key"}
 """Secrets that are lists of an id and what this says: the first is used, all are good."""
 
@@ -231,14 +257,40 @@ def completed(settings: Settings) -> Settings:
                 f"{variable('allowed_hosts')} has {quoted(host)}, which is not a host name without a port."
             )
     for origin in settings.allowed_origins:
-        if not re.fullmatch(r"https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", origin):
+        if not _ORIGIN.fullmatch(origin):
             raise SettingsError(
                 f"{variable('allowed_origins')} has {quoted(origin)}; an origin looks like https://example.org."
             )
-    if settings.allowed_origins:
-        return settings
-    own = tuple(f"http://{host}:{settings.port}" for host in settings.allowed_hosts)
-    return msgspec.structs.replace(settings, allowed_origins=own)
+    _check_mail(settings)
+    return _at_home(settings)
+
+
+def _at_home(settings: Settings) -> Settings:
+    """Allow the server's own hosts and origins."""
+    hosts, origins = settings.allowed_hosts, settings.allowed_origins
+    own = tuple(f"http://{host}:{settings.port}" for host in hosts)
+    if (home := settings.public_url) and not _ORIGIN.fullmatch(home):
+        raise SettingsError(
+            f"{variable('public_url')} is {quoted(home)}; it looks like https://example.org, with nothing after it."
+        )
+    if home:
+        own += (home,)
+        name = home.partition("://")[2]
+        hosts += (re.sub(r":\d+$", "", name),)
+    origins = (*origins, home) if origins and home else origins or own
+    return msgspec.structs.replace(
+        settings, allowed_hosts=tuple(dict.fromkeys(hosts)), allowed_origins=tuple(dict.fromkeys(origins))
+    )
+
+
+def _check_mail(settings: Settings) -> None:
+    _check_url("smtp_url", settings.smtp_url, ("smtp", "smtps", "smtp+plain"))
+    if settings.smtp_url and not urlsplit(settings.smtp_url).hostname:
+        raise SettingsError(f"{variable('smtp_url')} names no host.")
+    if not re.fullmatch(r"[^<>@\r\n]*<[^<>@\s]+@[^<>@\s]+>|[^<>@\s]+@[^<>@\s]+", settings.mail_from):
+        raise SettingsError(
+            f"{variable('mail_from')} is {quoted(settings.mail_from)}; it looks like Rooms <rooms@example.org>."
+        )
 
 
 def _check_url(field: str, url: str, schemes: tuple[str, ...]) -> None:
