@@ -119,6 +119,65 @@ def reseal(*, new_key: bool, data_dir: str | None) -> None:
         _give_up(str(reason))
 
 
+@keys.command()
+@click.option("--pause", type=float, help="Seconds until everybody knows a new key. Default: 34.")
+@click.option("--data-dir", help="Folder of the embedded stores.")
+def rotate(*, pause: float | None, data_dir: str | None) -> None:
+    """Sign with a new key, and let the one before go on verifying.
+
+    Where the keys are in a file (the embedded run's, or LOOPROOMS_SIGNING_KEYS_FILE), it is rewritten, and running nodes follow
+    it. Where they are in LOOPROOMS_SIGNING_KEYS, its next value is printed, to be set on every node.
+    """
+    from server import rotation
+
+    loaded = _loaded({"data_dir": data_dir}).settings
+    try:
+        if loaded.signing_keys and not loaded.signing_keys_file:
+            step, after = rotation.after_next_step(loaded.signing_keys)
+            _explain(step, loaded.access_token_seconds + rotation.EXPIRED_SECONDS)
+            click.echo(",".join(after))
+            return
+        file = _key_file(loaded)
+        learn_seconds = rotation.LEARN_SECONDS if pause is None else pause
+        rotation.rotate(
+            file, token_seconds=loaded.access_token_seconds, learn_seconds=learn_seconds, said=click.echo
+        )
+    except rotation.CannotRotate as reason:
+        _give_up(str(reason))
+
+
+@keys.command()
+@click.option("--data-dir", help="Folder of the embedded stores.")
+def retire(*, data_dir: str | None) -> None:
+    """Take the key of before out of the file, once its last token has expired. The next rotation does it, too."""
+    from server import rotation
+
+    loaded = _loaded({"data_dir": data_dir}).settings
+    if loaded.signing_keys and not loaded.signing_keys_file:
+        _give_up("The keys are not in a file; `looprooms keys rotate` prints what to set.")
+    try:
+        rotation.retire(_key_file(loaded), token_seconds=loaded.access_token_seconds, said=click.echo)
+    except rotation.CannotRotate as reason:
+        _give_up(str(reason))
+
+
+def _key_file(settings: known_settings.Settings) -> Path:
+    from server.keys import SIGNING_KEYS
+
+    return Path(settings.signing_keys_file or Path(settings.data_dir) / SIGNING_KEYS)
+
+
+def _explain(step: str, wait: float) -> None:
+    variable = known_settings.variable("signing_keys")
+    said = {
+        "add": f"Set {variable} to this on every node; then rotate again with that value, to put the new key first.",
+        "promote": f"Set {variable} to this on every node: the new key signs. {wait:.0f} s after the last node has it, rotate "
+        "again, to take the old key out.",
+        "retire": f"Set {variable} to this on every node, {wait:.0f} s after the last of them got the value of now.",
+    }
+    click.echo(said[step], err=True)
+
+
 @main.command()
 @click.argument("slug")
 @click.option("--as", "name", required=True, help="Your name in the room.")

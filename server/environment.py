@@ -52,11 +52,33 @@ def load(
         for name, (field, text, origin) in _known(variables, source).items():
             raw[field] = _parsed(field, text, name)
             sources[field] = origin
+    _read_signing_keys(raw, sources)
     for field, value in (overrides or {}).items():
         if value is not None:
             raw[field] = _checked(field, value, f"--{field.replace('_', '-')}")
             sources[field] = "command line"
     return Loaded(completed(msgspec.convert(raw, Settings)), sources)
+
+
+def _read_signing_keys(raw: dict[str, object], sources: dict[str, str]) -> None:
+    """Take the signing keys from the file that holds them. Raises `SettingsError`."""
+    path = raw.get("signing_keys_file")
+    if not path:
+        return
+    name, file_name = variable("signing_keys"), variable("signing_keys_file")
+    if "signing_keys" in raw:
+        raise SettingsError(f"{name} and {file_name} are both set; keep one of them.")
+    raw["signing_keys"] = _parsed("signing_keys", ",".join(_read(str(path), file_name).split()), file_name)
+    sources["signing_keys"] = f"file {path}"
+
+
+def _read(path: str, name: str) -> str:
+    """Return the text of a file that a variable names. Raises `SettingsError`."""
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise SettingsError(f"{name} names {path}, which can't be read: {reason}.") from None
 
 
 def _known(variables: Mapping[str, str], source: str) -> dict[str, tuple[str, str, str]]:
@@ -66,16 +88,11 @@ def _known(variables: Mapping[str, str], source: str) -> dict[str, tuple[str, st
         name = variable(field)
         if name in variables:
             found[name] = (field, variables[name], source)
-        if field in SECRETS and f"{name}_FILE" in variables:
+        if field in SECRETS and f"{field}_file" not in TYPES and f"{name}_FILE" in variables:
             if name in variables:
                 raise SettingsError(f"{name} and {name}_FILE are both set; keep one of them.")
             path = variables[f"{name}_FILE"]
-            try:
-                text = Path(path).read_text("utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is not text"
-                raise SettingsError(f"{name}_FILE names {path}, which can't be read: {reason}.") from None
-            found[f"{name}_FILE"] = (field, text, f"file {path}")
+            found[f"{name}_FILE"] = (field, _read(path, f"{name}_FILE"), f"file {path}")
     names = [variable(field) for field in Settings.__struct_fields__]
     names += [f"{variable(field)}_FILE" for field in SECRETS]
     for name in variables:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
 import time
 from base64 import urlsafe_b64encode
@@ -16,9 +18,20 @@ DEMO_PASSWORD: Final = "demo.password"  # noqa: S105 - the name of a file
 
 
 def new_key() -> str:
-    """Make a key to sign or to seal with, as it stands in the settings: ``id:secret``. The id says when it was made."""
+    """Make a key to sign or to seal with, as it stands in the settings: ``id:secret``.
+
+    The id begins with when it was made, to the millisecond (UTC): `made_at` reads that.
+    """
+    now = time.time_ns() // 1_000_000
+    made = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime(now // 1000))}{now % 1000:03}"
     secret = urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
-    return f"{time.strftime('%Y%m%d', time.gmtime())}-{secrets.token_hex(3)}:{secret}"
+    return f"{made}-{secrets.token_hex(2)}:{secret}"
+
+
+def made_at(key: str) -> str:
+    """Return when a key was made, in a form that can be compared; the empty text, which is before all, for one not made here."""
+    match = re.match(r"\d{17}(?=-[0-9a-f]{4}:)", key)
+    return "" if match is None else match[0]
 
 
 def kept(file: Path, make: Callable[[], str]) -> tuple[list[str], bool]:
@@ -30,22 +43,27 @@ def kept(file: Path, make: Callable[[], str]) -> tuple[list[str], bool]:
     if lines:
         return lines, False
     made = make()
-    _write(file, [made])
+    write_lines(file, [made])
     return [made], True
 
 
 def put_first(file: Path, key: str) -> list[str]:
     """Put a new key before those of a file, and return them all: the first is used, all are good."""
     keys = [key, *file.read_text("ascii").split()]
-    _write(file, keys)
+    write_lines(file, keys)
     return keys
 
 
-def _write(file: Path, lines: Sequence[str]) -> None:
+def write_lines(file: Path, lines: Sequence[str]) -> None:
+    """Write a file that only its owner reads: whole or not at all, whenever the process may end."""
     growing = file.with_suffix(".new")
     growing.unlink(missing_ok=True)
     handle = os.open(growing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as stream:
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # who reads it now must still be able to, whoever writes it
+            os.fchown(handle, file.stat().st_uid, file.stat().st_gid)
         stream.write("\n".join(lines) + "\n")
         stream.flush()
         os.fsync(stream.fileno())

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
@@ -35,6 +36,7 @@ from server.presence import PresenceTracker
 from server.reactions import ReactionWriter
 from server.resealing import seal_in_background
 from server.rooms import Catalogue
+from server.rotation import KeyFile
 from server.session import CHANNEL, Announcements, Changed, LiveSessions, greet
 from server.settings import Settings
 from server.tokens import Tokens
@@ -103,6 +105,10 @@ class Node:
         node.stores = Stores(pool, open_redis(settings.redis_url), broker, await database_epoch(pool), sealer)
         node.quotas = Quotas(Limiter(node.stores.redis), settings.limits_factor)
         node.tokens = Tokens(settings)
+        key_file = KeyFile(Path(settings.signing_keys_file), node.tokens.take)
+        if settings.signing_keys_file:
+            await key_file.look()
+            node._background.append(loop.create_task(key_file.run()))
         node.presence = PresenceTracker(node.id, node.stores, settings, emit=node._pulse)
         node.subscriptions = Subscriptions(
             node.hub,

@@ -198,10 +198,14 @@ async def _stores(settings: Settings, *, redis: bool = True) -> AsyncIterator[tu
         valkey = None if settings.redis_url or not redis else EmbeddedValkey(data)
         completed = settings
         if postgres is not None:
+            if not settings.signing_keys:
+                file = data.path / SIGNING_KEYS
+                completed = msgspec.structs.replace(
+                    completed, signing_keys=tuple(kept(file, make_key)[0]), signing_keys_file=str(file)
+                )
             completed = msgspec.structs.replace(
                 completed,
                 database_url=postgres.dsn(),
-                signing_keys=settings.signing_keys or tuple(kept(data.path / SIGNING_KEYS, make_key)[0]),
                 sealing_keys=settings.sealing_keys or tuple(kept(data.path / SEALING_KEYS, make_key)[0]),
             )
         if valkey is not None:

@@ -55,6 +55,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "all verify. Generated and kept in the data folder when Postgres is embedded, required otherwise."
         ),
     ] = ()
+    signing_keys_file: Annotated[
+        str,
+        Meta(
+            description="File with the signing keys instead, one a line. It is read again when it changes, so that they rotate "
+            "without a restart."
+        ),
+    ] = ""
     sealing_keys: Annotated[
         tuple[Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,32}:[A-Za-z0-9_-]{43}$")], ...],
         Meta(

@@ -9,7 +9,8 @@ A refresh token is 256 opaque bits. Its successor is computed from it and a secr
 token presented twice has the same successor, and nothing that a thief of the database could use is stored.
 
 Keys rotate in three steps, without a token lost: add the new one at the end of `signing_keys` on every node, then put it
-first, then, once the last token of the old one has expired, take the old one out.
+first, then, once the last token of the old one has expired, take the old one out. `server.rotation` does that to a file, and
+nodes follow the file.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -29,6 +30,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Struct
 
 from protocol.envelope import SessionId, UserId
@@ -79,9 +81,17 @@ class Tokens:
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self._issuer = settings.issuer
+        self._audience = settings.audience
+        self._lifetime = settings.access_token_seconds
+        self._clock = clock
+        self.take(settings.signing_keys)
+
+    def take(self, signing_keys: Sequence[str]) -> None:
+        """Sign and verify with these keys from now on, as they stand in the settings. Raises `ValueError` when there is none."""
         seeds = {
             kid: urlsafe_b64decode(seed + "=")
-            for kid, _, seed in (key.partition(":") for key in settings.signing_keys)
+            for kid, _, seed in (key.partition(":") for key in signing_keys)
         }
         if not seeds:
             raise ValueError("no key to sign access tokens with")
@@ -92,11 +102,11 @@ class Tokens:
         self._verifying_keys: dict[str, Ed25519PublicKey] = {
             _header(kid): key.public_key() for kid, key in keys.items()
         }
-        self._successor_keys = [_derived(seed) for seed in seeds.values()]
-        self._issuer = settings.issuer
-        self._audience = settings.audience
-        self._lifetime = settings.access_token_seconds
-        self._clock = clock
+        self._successor_keys = [_derived(seed, _SUCCESSOR_PURPOSE) for seed in seeds.values()]
+        self.public_keys = {
+            kid: key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw) for kid, key in keys.items()
+        }
+        """What others need to check an access token: the 32 bytes of each Ed25519 key, by its id, that of the signing key first."""
 
     def sign(self, *, user: UserId, session: SessionId, role: str, tier: str) -> tuple[str, float]:
         """Return an access token, and the seconds that it lives."""
@@ -170,9 +180,9 @@ def _header(kid: str) -> str:
     return _base64(msgspec.json.encode(_Header(kid)))
 
 
-def _derived(seed: bytes) -> bytes:
+def _derived(seed: bytes, purpose: bytes) -> bytes:
     """Derive a key of another purpose from a signing seed."""
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=_SUCCESSOR_PURPOSE).derive(seed)
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(seed)
 
 
 def _base64(data: bytes) -> str:

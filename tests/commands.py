@@ -64,11 +64,11 @@ class Served:
         wait_for(lambda: "is ready" in self.said or self.process.poll() is not None, PATIENCE)
         assert self.process.poll() is None, self.said
 
-    def get(self, path: str) -> tuple[int, bytes]:
+    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
         """Ask it over HTTP."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             return response.status, response.read()
         finally:
