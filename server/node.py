@@ -35,7 +35,7 @@ from server.limits import Quotas
 from server.presence import PresenceTracker
 from server.reactions import ReactionWriter
 from server.resealing import seal_in_background
-from server.rooms import Catalogue
+from server.rooms import Catalogue, Previews
 from server.rotation import KeyFile
 from server.session import CHANNEL, Announcements, Changed, LiveSessions, greet
 from server.settings import Settings
@@ -71,6 +71,7 @@ class Node:
     admission: Admission
     announcements: Announcements
     catalogue: Catalogue
+    previews: Previews
     chat: ChatWriter
     reactions: ReactionWriter
     jobs: Jobs
@@ -124,6 +125,7 @@ class Node:
         node.sessions = LiveSessions(pool)
         node.announcements = Announcements(node)
         node.catalogue = Catalogue(pool, loop)
+        node.previews = Previews(node.hub)
         node.chat = ChatWriter(pool, node.subscriptions)
         node.reactions = ReactionWriter(node)
         node.dispatcher = Dispatcher(node, lambda connection, hello: greet(node, connection, hello))
@@ -175,6 +177,7 @@ class Node:
     def _left(self, connection: Connection, room: Room, *, at_once: bool) -> None:
         session = connection.session
         assert session is not None
+        self.previews.forget(connection, room.id)
         self.presence.leave(room.id, session.user_id, connection, at_once=at_once)
 
     def _pulse(self, room: RoomId, pulse: RoomPulse) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from protocol.chat import ChatLine, Line
-from protocol.envelope import RoomRef
+from protocol.envelope import RoomId, RoomRef
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import (
     Cue,
@@ -31,6 +31,7 @@ from protocol.rooms import (
 from protocol.text import normalised
 from server.hub.connection import Connection, Session
 from server.hub.dispatch import Call, handles
+from server.hub.hub import Hub
 from server.hub.members import Room as ActiveRoom
 from storage import rooms
 from storage.postgres.gather import Gather
@@ -118,7 +119,37 @@ def enter(node: Node, connection: Connection, active: ActiveRoom, admission: Adm
     node.presence.enter(active.id, session.user, connection)
     node.slugs[admission.room.slug] = active.id
     if admission.preview is not None:
-        node.hub.loop.call_later(admission.preview, _end_preview, node, connection, active)
+        node.previews.begin(connection, active.id, admission.preview)
+
+
+class Previews:
+    """When free members have to go out of premium rooms: at most one timer for each connection in a room."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._ends: dict[tuple[Connection, RoomId], asyncio.TimerHandle] = {}
+
+    def __len__(self) -> int:
+        """Count the previews that are open on this node."""
+        return len(self._ends)
+
+    def begin(self, connection: Connection, room: RoomId, seconds: float) -> None:
+        """Let a connection stay in a room for so many seconds from now."""
+        self.forget(connection, room)
+        self._ends[connection, room] = self._hub.loop.call_later(seconds, self._end, connection, room)
+
+    def forget(self, connection: Connection, room: RoomId) -> None:
+        """Note that a connection has left a room."""
+        if self._ends and (end := self._ends.pop((connection, room), None)) is not None:
+            end.cancel()
+
+    def _end(self, connection: Connection, room: RoomId) -> None:
+        active, session = connection.rooms[room], connection.session
+        del self._ends[connection, room]
+        if session is not None and not session.premium:
+            self._hub.leave(connection, active, at_once=True)
+            code = ErrorCode.PREMIUM_REQUIRED
+            connection.send(Departure(room=room, code=code, message=code.advice))
 
 
 def recent_lines(active: ActiveRoom) -> list[Line]:
@@ -131,14 +162,6 @@ def recent_lines(active: ActiveRoom) -> list[Line]:
                 break
     recent.reverse()
     return recent
-
-
-def _end_preview(node: Node, connection: Connection, active: ActiveRoom) -> None:
-    session = connection.session
-    if active.id in connection.rooms and session is not None and not session.premium:
-        node.hub.leave(connection, active, at_once=True)
-        code = ErrorCode.PREMIUM_REQUIRED
-        connection.send(Departure(room=active.id, code=code, message=code.advice))
 
 
 @handles(ListRooms)

@@ -9,6 +9,7 @@ import asyncpg
 from msgspec import Struct
 
 from protocol.envelope import Person, RoomId, UserId
+from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import ContentKind, Room, RoomStatus
 from storage.postgres.pool import Pool, answering
 
@@ -30,6 +31,10 @@ from rooms r join users u on u.id = r.host_id
 where r.status = 'PUBLISHED' and ($1::text is null or r.category = $1)
   and ($2::uuid is null or (r.title, r.id) > (select title, id from rooms where id = $2))
 order by r.title, r.id limit $3
+"""
+
+IS_PUBLISHED = """
+select exists (select from rooms where id = $1 and status = 'PUBLISHED')
 """
 
 OPEN_PREVIEW = """
@@ -61,8 +66,13 @@ async def by_refs(pool: Pool, refs: Sequence[str]) -> dict[str, Room]:
 
 
 async def published(pool: Pool, category: str | None, after: RoomId | None, limit: int) -> Page:
-    """Return a page of published rooms, of one category or of all, in the order of titles, after a room."""
+    """Return a page of published rooms, of one category or of all, in the order of titles, after a room.
+
+    Raises `Refused` (not_found) when that room is not published: where it would stand is told to nobody.
+    """
     async with answering(pool) as connection:
+        if after is not None and not await connection.fetchval(IS_PUBLISHED, after):
+            raise Refused(ErrorCode.NOT_FOUND, path="$.after")
         rows = await connection.fetch(PUBLISHED, category, after, limit + 1)
     return Page(rooms=[_room(row) for row in rows[:limit]], more=len(rows) > limit)
 

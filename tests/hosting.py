@@ -45,21 +45,33 @@ class Host:
         return self._tokens.sign(user=user, session=session, role="MEMBER", tier="FREE")[0]
 
 
-async def make_room(pool: Pool, slug: str, *, status: str = "PUBLISHED") -> RoomId:
-    """Make a looproom, with a host and a category of its own."""
+async def make_room(
+    pool: Pool,
+    slug: str,
+    *,
+    status: str = "PUBLISHED",
+    category: str = "recovery",
+    preview: int | None = None,
+) -> RoomId:
+    """Make a looproom, with a host of its own; with a `preview` (seconds) it is a premium one."""
     host, room = uuid4(), uuid4()
     await pool.execute("insert into users (id, name) values ($1, 'host')", host)
     await pool.execute(
         "insert into categories (slug, name, description, colour, icon, position) "
-        "values ('recovery', 'Recovery', '', '#000', 'leaf', 1) on conflict do nothing"
+        "values ($1, $1, '', '#000', 'leaf', 1) on conflict do nothing",
+        category,
     )
     await pool.execute(
-        "insert into rooms (id, slug, title, description, category, host_id, status, content) "
-        "values ($1, $2, $2, '', 'recovery', $3, $4::room_status, 'TEXT')",
+        "insert into rooms "
+        "(id, slug, title, description, category, host_id, status, content, premium, preview_seconds) "
+        "values ($1, $2, $2, '', $3, $4, $5::room_status, 'TEXT', $6, $7)",
         room,
         slug,
+        category,
         host,
         status,
+        preview is not None,
+        preview or 0,
     )
     return RoomId(UUID(str(room)))
 
