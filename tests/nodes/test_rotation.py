@@ -26,7 +26,7 @@ def folder() -> Iterator[Path]:
 
 async def test_a_running_server_takes_the_new_key(folder: Path) -> None:
     """After the command both nodes sign with the new key and verify with both; a second rotation at once is told to wait."""
-    with served(folder, "--workers", "2") as server:
+    with served(folder, "--workers", "2", LOOPROOMS_LIMITS_FACTOR="1000") as server:
         url = f"http://127.0.0.1:{server.port}"
         password = demo_password(server)
         before = await (await sign_in(url, MEMBER.email, password))()
