@@ -6,15 +6,30 @@ from typing import Any, Union, get_args
 
 import msgspec
 
-from protocol import chat, presence, reactions, rooms, session
+from protocol import chat, presence, reactions, rooms, session, subscriptions
 from protocol.envelope import Answer, Command, Error, Event
 
 JSON_SUBPROTOCOL = "looprooms.v1+json"
 MSGPACK_SUBPROTOCOL = "looprooms.v1+msgpack"
 
-AnyCommand = Union[session.Commands, rooms.Commands, presence.Commands, chat.Commands, reactions.Commands]  # noqa: UP007
-AnyAnswer = Union[session.Answers, rooms.Answers, presence.Answers, chat.Answers, reactions.Answers, Error]  # noqa: UP007
-AnyEvent = Union[session.Events, rooms.Events, presence.Events, chat.Events]  # noqa: UP007
+AnyCommand = Union[  # noqa: UP007
+    session.Commands,
+    rooms.Commands,
+    presence.Commands,
+    chat.Commands,
+    reactions.Commands,
+    subscriptions.Commands,
+]
+AnyAnswer = Union[  # noqa: UP007
+    session.Answers,
+    rooms.Answers,
+    presence.Answers,
+    chat.Answers,
+    reactions.Answers,
+    subscriptions.Answers,
+    Error,
+]
+AnyEvent = Union[session.Events, rooms.Events, presence.Events, chat.Events, subscriptions.Events]  # noqa: UP007
 AnyReply = Union[AnyAnswer, AnyEvent]  # noqa: UP007
 
 COMMANDS: tuple[type[Command[Any]], ...] = get_args(AnyCommand)

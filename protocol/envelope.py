@@ -65,6 +65,16 @@ class Event(Message):
     """Something that the server pushes."""
 
 
+class PersonEvent(Event, kw_only=True):
+    """A durable event of one person: it reaches all their connections, and those who were away when they come back.
+
+    `person_offset` is its place among the events of that person: 1, 2, 3 and so on without gaps. (The name is not that of a
+    room's `offset`, so that a client that does not know an event yet still knows whose sequence it belongs to.)
+    """
+
+    person_offset: Offset = 0
+
+
 class Error(Message, tag="error", kw_only=True):
     """A command was refused; or, without `id`, a message could not be read well enough to find one.
 

@@ -20,6 +20,7 @@ from protocol.envelope import (
     SessionId,
 )
 from protocol.presence import RoomState
+from protocol.subscriptions import Subscription
 
 Token = Annotated[str, Meta(min_length=1, max_length=4096)]
 
@@ -52,11 +53,31 @@ class Resumed(Struct, omit_defaults=True, kw_only=True):
     message: str | None = None
 
 
+class PersonPosition(Struct, kw_only=True):
+    """How far a client has come in the events of its own person: it has seen everything up to `offset` of `epoch`."""
+
+    epoch: Annotated[str, Meta(max_length=128)]
+    offset: Offset
+
+
+class PersonState(Struct, omit_defaults=True, kw_only=True):
+    """Where the events of the person stand.
+
+    `recovered`: exactly the `missed` events after the position that was sent follow, in order, the last of them at `offset`.
+    Otherwise `subscription` replaces what the client knew; the next event is the one after `offset`.
+    """
+
+    offset: Offset
+    recovered: bool = False
+    missed: int = 0
+    subscription: Subscription | None = None
+
+
 class Welcome(Answer, tag="welcome"):
     """The connection has a session.
 
     `heartbeat` is the most seconds of silence before the server pings; `expires_in` is the seconds that the access token
-    still lives; `server_time` is in milliseconds since 1970.
+    still lives; `server_time` is in milliseconds since 1970; `person` is where the person's own events stand.
     """
 
     session: SessionId
@@ -66,6 +87,7 @@ class Welcome(Answer, tag="welcome"):
     expires_in: float
     server_time: Milliseconds
     resumed: list[Resumed] = []
+    person: PersonState | None = None
 
 
 class Hello(Command[Welcome], tag="hello"):
@@ -73,6 +95,7 @@ class Hello(Command[Welcome], tag="hello"):
 
     token: Token
     resume: Annotated[list[Position], Meta(max_length=64)] = []
+    person: PersonPosition | None = None
 
 
 class TokenRefreshed(Answer, tag="token.refreshed"):

@@ -18,6 +18,7 @@ from websockets.typing import Origin
 from protocol.envelope import RoomId, SessionId
 from protocol.presence import RoomPulse
 from server import chat as _chat_handlers  # noqa: F401 - importing a domain registers its handlers
+from server import subscriptions as _subscription_handlers  # noqa: F401 - the same
 from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
 from server.http.app import create_app
@@ -32,6 +33,7 @@ from server.hub.members import Room
 from server.hub.subscriptions import Subscriptions
 from server.jobs import Jobs
 from server.limits import Quotas
+from server.person_events import PersonEvents, is_channel
 from server.presence import PresenceTracker
 from server.reactions import ReactionWriter
 from server.resealing import seal_in_background
@@ -40,7 +42,7 @@ from server.rotation import KeyFile
 from server.session import CHANNEL, Announcements, Changed, LiveSessions, greet
 from server.settings import Settings
 from server.tokens import Tokens
-from storage import Stores
+from storage import Stores, person_events
 from storage.chat import prune_keys
 from storage.postgres.pool import database_epoch, open_pool
 from storage.redis.broker import Broker
@@ -53,6 +55,7 @@ from storage.session import forget_sessions
 _LOGGER = logging.getLogger("looprooms.node")
 
 _KEYS_KEPT_HOURS = 24
+_PERSON_EVENTS_KEPT_DAYS = 30
 _HOUSEKEEPING_SECONDS = 600.0
 
 
@@ -67,6 +70,7 @@ class Node:
     subscriptions: Subscriptions
     presence: PresenceTracker
     quotas: Quotas
+    person_events: PersonEvents
     sessions: LiveSessions
     admission: Admission
     announcements: Announcements
@@ -124,6 +128,13 @@ class Node:
         node.admission = Admission(settings.new_sessions_per_second, settings.resumes_per_second)
         node.sessions = LiveSessions(pool)
         node.announcements = Announcements(node)
+        node.person_events = PersonEvents(
+            node.hub,
+            broker,
+            pool,
+            window=settings.replay_window,
+            changed=lambda user: node.announcements.look(Changed(users=[user])),
+        )
         node.catalogue = Catalogue(pool, loop)
         node.previews = Previews(node.hub)
         node.chat = ChatWriter(pool, node.subscriptions)
@@ -137,6 +148,7 @@ class Node:
         node.hub.wheel.start(loop)
         for work in (
             node.subscriptions.run(),
+            node.person_events.run(),
             node.presence.run(),
             node.sessions.run(node.hub.members),
             node._keep_house(),
@@ -157,6 +169,7 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.subscriptions.aclose()
+        await self.person_events.aclose()
         await self.presence.aclose()
         self.hub.wheel.stop()
         await self.quotas.limiter.aclose()
@@ -171,6 +184,8 @@ class Node:
     def _received(self, channel: str, publication: bytes) -> None:
         if channel == CHANNEL:
             self.announcements.received(publication)
+        elif is_channel(channel):
+            self.person_events.received(channel, publication)
         else:
             self.subscriptions.received(channel, publication)
 
@@ -190,6 +205,7 @@ class Node:
 
     def _restored(self) -> None:
         self.subscriptions.restored()
+        self.person_events.restored()
         self.presence.restored()
 
     async def _keep_house(self) -> None:
@@ -198,8 +214,9 @@ class Node:
             try:
                 await prune_keys(self.stores.pool, _KEYS_KEPT_HOURS)
                 await forget_sessions(self.stores.pool, self.settings.refresh_token_days * 86400)
+                await person_events.forget(self.stores.pool, _PERSON_EVENTS_KEPT_DAYS * 86400)
             except Exception:
-                _LOGGER.exception("old idempotency keys and sessions could not be forgotten")
+                _LOGGER.exception("old idempotency keys, sessions and events could not be forgotten")
 
 
 class _Server(uvicorn.Server):

@@ -22,6 +22,8 @@ from protocol.refusals import Disconnect, ErrorCode, Refused
 from protocol.session import (
     Hello,
     ListSessions,
+    PersonPosition,
+    PersonState,
     Ping,
     Ponged,
     Position,
@@ -36,6 +38,7 @@ from protocol.session import (
 from server.hub.connection import Connection, Session
 from server.hub.dispatch import Call, handles
 from server.hub.members import Members, Room
+from server.person_events import Feed
 from server.rooms import Admission, admit, enter, recent_lines
 from server.tokens import Claims
 from storage.postgres.gather import Gather
@@ -107,14 +110,15 @@ class Announcements:
         """Tell all nodes that sessions, or all sessions of users, have changed; call it after the commit."""
         payload = msgspec.json.encode(changed)
         self._node.stores.broker.publish(CHANNEL, Packet(Kind.CHANGE, 0, payload, b""))
-        self._look(changed)
+        self.look(changed)
 
     def received(self, publication: bytes) -> None:
         """Take the word of another node."""
         for packet in unpack(publication):
-            self._look(msgspec.json.decode(packet.json, type=Changed))
+            self.look(msgspec.json.decode(packet.json, type=Changed))
 
-    def _look(self, changed: Changed) -> None:
+    def look(self, changed: Changed) -> None:
+        """Look at sessions that are connected here."""
         members = self._node.hub.members
         sessions = {session for session in changed.sessions if members.of_session(session)}
         for user in changed.users:
@@ -146,7 +150,7 @@ def _apply(connection: Connection, live: LiveSession | None) -> None:
         connection.close(code)
     elif live is not None:
         session.role = live.role
-        session.tier = live.tier
+        session.tier = live.subscription.tier
 
 
 async def greet(node: Node, connection: Connection, command: Hello) -> None:
@@ -158,18 +162,51 @@ async def greet(node: Node, connection: Connection, command: Hello) -> None:
         await asyncio.sleep(wait)
     try:
         claims = node.tokens.verify(command.token)
-        live = await node.sessions.find(claims.session)
+        async with node.person_events.opening(claims.user) as feed:
+            live = await node.sessions.find(claims.session)
+            if (code := ended_code(live)) is not None or live.user_id != claims.user:
+                raise Disconnect(code or CloseCode.TOKEN_REFUSED)
+            await node.person_events.catch_up(claims.user, feed, live.person_last)
+            missed = await _missed(node, live, feed, command.person)
+            await _welcome(node, connection, command, _Arrival(claims, live, feed, missed))
     except Refused as refused:
         _turn_away(connection, command, refused)
-        return
-    if (code := ended_code(live)) is not None or live.user_id != claims.user:
-        raise Disconnect(code or CloseCode.TOKEN_REFUSED)
+
+
+class _Arrival(Struct):
+    """A session that may come in. `missed` are the person's events since the position that was sent, if all are to be had."""
+
+    claims: Claims
+    live: LiveSession
+    feed: Feed
+    missed: list[Packet] | None
+
+
+async def _missed(
+    node: Node, live: LiveSession, feed: Feed, position: PersonPosition | None
+) -> list[Packet] | None:
+    """Return the person's events after `position`, or None where a replay can't bring them. Raises `Refused`."""
+    if position is None or position.epoch != node.stores.epoch:
+        return None
+    if not node.person_events.within(position.offset, live.person_last):
+        return None
+    if position.offset == live.person_last:
+        return []
+    found = await node.person_events.since(live.user_id, position.offset)
+    node.person_events.take(live.user_id, found)  # this may be news to the other connections, too
+    whole = bool(found) and found[-1].offset == position.offset + len(found) >= live.person_last
+    return found if whole and found[-1].offset <= feed.last else None
+
+
+async def _welcome(node: Node, connection: Connection, command: Hello, arrival: _Arrival) -> None:
+    """Let a session in. Raises `Refused` when a store is away."""
+    live = arrival.live
     session = Session(
         live.id,
         Person(id=live.user_id, name=live.name, avatar=live.avatar),
         role=live.role,
-        tier=live.tier,
-        expires_at=_in_loop_time(node, claims),
+        tier=live.subscription.tier,
+        expires_at=_in_loop_time(node, arrival.claims),
     )
     places = (_prepare(node, session, position) for position in _distinct(node, command.resume))
     ready = await asyncio.gather(*places)
@@ -178,13 +215,13 @@ async def greet(node: Node, connection: Connection, command: Hello) -> None:
     for place in ready:
         if place.refused is not None and place.refused.code.retryable:
             # A store is away: to say so of one room would put the client out of it. It shall come back with all of them.
-            _turn_away(connection, command, place.refused)
-            return
+            raise place.refused
     connection.session = session
     node.hub.members.signed_in(connection)
     # From here to the end without a wait: the snapshot, the replay and what follows must join on exactly.
     resumed: list[Resumed] = []
-    replays: list[list[Packet]] = []
+    person, packets = _stand(arrival, command.person)
+    replays = [packets]
     for place in ready:
         result, packets = _take_up(node, connection, place)
         resumed.append(result)
@@ -198,13 +235,28 @@ async def greet(node: Node, connection: Connection, command: Hello) -> None:
             user=session.user,
             epoch=node.stores.epoch,
             heartbeat=node.hub.limits.heartbeat,
-            expires_in=round(claims.expires_at - time.time(), 3),
+            expires_in=round(arrival.claims.expires_at - time.time(), 3),
             server_time=int(time.time() * 1000),
             resumed=resumed,
+            person=person,
         )
     )
     for packets in replays:
         connection.replay(packets)
+    if any(packet.kind is Kind.SESSION and packet.offset > live.person_last for packet in replays[0]):
+        node.announcements.look(Changed(sessions=[session.id]))
+
+
+def _stand(arrival: _Arrival, position: PersonPosition | None) -> tuple[PersonState, list[Packet]]:
+    """Say where the person's events stand for this connection, and return those that it is to be sent."""
+    feed, last = arrival.feed, arrival.live.person_last
+    if arrival.missed is None or position is None:
+        later = [packet for packet in feed.passed if packet.offset > last]
+        return PersonState(offset=last, subscription=arrival.live.subscription), later
+    packets = arrival.missed
+    last = position.offset + len(packets)
+    packets = packets + [packet for packet in feed.passed if packet.offset > last]
+    return PersonState(offset=position.offset + len(packets), recovered=True, missed=len(packets)), packets
 
 
 def _turn_away(connection: Connection, command: Hello, refused: Refused) -> None:

@@ -23,13 +23,18 @@ from msgspec import Struct
 
 from protocol.envelope import SessionId, UserId
 from protocol.session import SessionEntry
+from protocol.subscriptions import Subscription
 from storage.postgres.pool import Connection, Pool, answering
 from storage.sealing import Sealer
+from storage.subscriptions import STANDING, standing_of
 
-LIVE_SESSIONS = """
-select s.id, s.user_id, u.name, u.avatar, u.role::text, u.tier::text,
-       s.ended_at is not null as ended, u.banned_at is not null as banned
+LIVE_SESSIONS = f"""
+select s.id, s.user_id, u.name, u.avatar, u.role::text,
+       s.ended_at is not null as ended, u.banned_at is not null as banned,
+       coalesce(p.last, 0) as person_last, {STANDING}
 from sessions s join users u on u.id = s.user_id
+left join person_positions p on p.user_id = u.id
+left join subscriptions sub on sub.user_id = u.id
 where s.id = any($1::uuid[])
 """
 
@@ -125,17 +130,18 @@ DEVICE = "sessions.sealed_device"
 """Where names of devices are sealed; the row is the session's."""
 
 
-class LiveSession(Struct, frozen=True):
-    """What a session is right now."""
+class LiveSession(Struct, frozen=True, kw_only=True):
+    """What a session is right now. `person_last` is the offset of the newest event of its person at the same moment."""
 
     id: SessionId
     user_id: UserId
     name: str
     avatar: str | None
     role: str
-    tier: str
+    subscription: Subscription
     ended: bool
     banned: bool
+    person_last: int
 
 
 class Outcome(Enum):
@@ -162,7 +168,7 @@ async def live_sessions(pool: Pool, ids: Sequence[SessionId]) -> dict[SessionId,
     """Read sessions in one statement; those that were never there are missing in the answer."""
     async with answering(pool) as connection:
         rows = await connection.fetch(LIVE_SESSIONS, ids)
-    return {row["id"]: LiveSession(*row.values()) for row in rows}
+    return {row["id"]: _live(row) for row in rows}
 
 
 async def open_session(
@@ -270,3 +276,17 @@ def _device(sealer: Sealer, row: asyncpg.Record) -> str:
     """Return the name of a session's device; that of a row of before may not be sealed yet."""
     sealed: bytes | None = row["sealed_device"]
     return row["device"] if sealed is None else sealer.open(DEVICE, row["id"], sealed)
+
+
+def _live(row: asyncpg.Record) -> LiveSession:
+    return LiveSession(
+        id=row["id"],
+        user_id=row["user_id"],
+        name=row["name"],
+        avatar=row["avatar"],
+        role=row["role"],
+        subscription=standing_of(row),
+        ended=row["ended"],
+        banned=row["banned"],
+        person_last=row["person_last"],
+    )

@@ -8,9 +8,9 @@
                 case ChatLine():
                     print(event.line.author.name, event.line.text)
 
-What it promises: each durable event of a room comes out once and in the order of its offsets, across lost connections and
-restarted servers; what could not be replayed is announced by a `Snapshot`, never silently skipped; a line sent with a key
-is said once. What it can't: an event that was handed out is forgotten here, so whoever must survive their own crash keeps
+What it promises: each durable event of a room, and of the person, comes out once and in the order of its offsets, across
+lost connections and restarted servers; what could not be replayed is announced by a `Snapshot` or a `PersonSnapshot`, never
+silently skipped; a line sent with a key is said once. What it can't: an event that was handed out is forgotten here, so whoever must survive their own crash keeps
 the offsets themselves.
 """
 
@@ -23,7 +23,15 @@ from typing import Literal
 from protocol.client.backoff import Backoff
 from protocol.client.connection import Client
 from protocol.client.options import Options, TokenSource
-from protocol.client.states import CaughtUp, Disconnected, Occurrence, Reconnecting, Snapshot, Unanswered
+from protocol.client.states import (
+    CaughtUp,
+    Disconnected,
+    Occurrence,
+    PersonSnapshot,
+    Reconnecting,
+    Snapshot,
+    Unanswered,
+)
 from protocol.codec import JSON, MSGPACK
 
 __all__ = [
@@ -32,6 +40,7 @@ __all__ = [
     "Client",
     "Disconnected",
     "Occurrence",
+    "PersonSnapshot",
     "Reconnecting",
     "Snapshot",
     "TokenSource",

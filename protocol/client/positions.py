@@ -1,4 +1,4 @@
-"""How far this client has come in each of its rooms, and so which durable event is next, again, or too early.
+"""How far this client has come in each of its rooms and in its own person's events: which one is next, again, or too early.
 
 A plain object: positions in, verdicts out.
 """
@@ -11,14 +11,15 @@ from enum import Enum
 import msgspec
 
 from protocol.envelope import Epoch, Offset, RoomId
-from protocol.session import Position, Seen
+from protocol.session import PersonPosition, Position, Seen
 
 
 class Place(msgspec.Struct):
-    """What is known of a durable event that only a newer client could read."""
+    """What is known of a durable event that only a newer client could read: its place in a room, or among the person's."""
 
-    room: RoomId
-    offset: Offset
+    room: RoomId | None = None
+    offset: Offset | None = None
+    person_offset: Offset | None = None
 
 
 class Verdict(Enum):
@@ -87,3 +88,33 @@ class Positions:
     def seen(self, most: int) -> list[Seen]:
         """Return at most `most` positions for a ping."""
         return [Seen(room=room, offset=self._offsets[room]) for room in list(self._offsets)[:most]]
+
+
+class OwnPosition:
+    """The position in the person's own events. `epoch` is None until a server has told where they stand."""
+
+    def __init__(self) -> None:
+        self.epoch: Epoch | None = None
+        self.offset: Offset = 0
+
+    def reset(self, epoch: Epoch, offset: Offset) -> None:
+        """Go on from `offset` of `epoch`, whatever was before."""
+        self.epoch = epoch
+        self.offset = offset
+
+    def reaches(self, epoch: Epoch, offset: Offset) -> bool:
+        """Say whether everything up to `offset` of `epoch` has been handed out already."""
+        return self.epoch == epoch and self.offset >= offset
+
+    def take(self, offset: Offset) -> Verdict:
+        """Judge an event. On `Verdict.NEXT` the position has moved to it: hand the event out now."""
+        if self.epoch is None:
+            return Verdict.FOREIGN
+        if offset == self.offset + 1:
+            self.offset = offset
+            return Verdict.NEXT
+        return Verdict.AGAIN if offset <= self.offset else Verdict.EARLY
+
+    def resume(self) -> PersonPosition | None:
+        """Return the position for a hello."""
+        return None if self.epoch is None else PersonPosition(epoch=self.epoch, offset=self.offset)

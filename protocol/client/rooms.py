@@ -1,4 +1,4 @@
-"""The rooms that this client is in: which events it hands out, and what a return brings.
+"""The rooms that this client is in, and its own person: which events it hands out, and what a return brings.
 
 A plain object between the websockets and the inbox: messages in, occurrences out, and three wishes, made through the
 functions it is given: `resume` (an offset was skipped: come again with our positions), `join` and `leave` (the server and
@@ -13,13 +13,14 @@ from typing import Final
 from uuid import UUID
 
 from protocol.client.inbox import Inbox
-from protocol.client.positions import Positions, Verdict
-from protocol.client.states import CaughtUp, Occurrence, Snapshot
+from protocol.client.positions import OwnPosition, Positions, Verdict
+from protocol.client.states import CaughtUp, Occurrence, PersonSnapshot, Snapshot
 from protocol.contract import EVENTS, AnyEvent
-from protocol.envelope import Error, Offset, RoomId
+from protocol.envelope import Epoch, Error, Offset, PersonEvent, RoomId
 from protocol.presence import RoomPulse, RoomState
 from protocol.rooms import Departure, RoomJoined, RoomLeft
-from protocol.session import Position, Resumed
+from protocol.session import PersonPosition, PersonState, Position, Resumed
+from protocol.subscriptions import Subscription, Tier
 
 log = logging.getLogger("looprooms.client")
 
@@ -30,7 +31,7 @@ _OF_A_ROOM: Final = frozenset(event for event in EVENTS if "room" in event.__str
 
 
 class Rooms:
-    """All rooms of one client. `positions` is where it stands in each."""
+    """All rooms of one client. `positions` is where it stands in each, `own` where in the events of its person."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Rooms:
         leave: Callable[[RoomId], None],
     ) -> None:
         self.positions = Positions()
+        self.own = OwnPosition()
         self._inbox = inbox
         self._resume = resume
         self._join = join
@@ -48,6 +50,9 @@ class Rooms:
         self._gaps: dict[RoomId, bool] = {}  # room -> whether a resume has been tried since the gap was seen
         self._joining: set[RoomId] = set()
         self._catching: dict[RoomId, Offset] = {}
+        self._asked_own: PersonPosition | None = None
+        self._catching_own: Offset = 0
+        self._own_gap = False
         self._missed = 0
         self._away = False
 
@@ -56,6 +61,11 @@ class Rooms:
     def take(self, event: AnyEvent) -> None:
         """Hand out an event, unless it is none of ours or was handed out before."""
         kind = type(event)
+        if isinstance(event, PersonEvent):
+            if self._advance_own(event.person_offset):
+                self._inbox.put(event)
+                self._tell()
+            return
         if kind in DURABLE:
             # DURABLE has only classes with both fields, which a type checker can't know.
             if self._advance(event.room, event.offset):  # type: ignore[union-attr]
@@ -73,6 +83,11 @@ class Rooms:
     def pass_over(self, room: RoomId, offset: Offset) -> None:
         """Keep in step with a durable event that only a newer client could read."""
         self._advance(room, offset)
+        self._tell()
+
+    def pass_over_own(self, offset: Offset) -> None:
+        """Keep in step with an event of the person that only a newer client could read."""
+        self._advance_own(offset)
         self._tell()
 
     def joined(self, answer: RoomJoined) -> None:
@@ -96,6 +111,18 @@ class Rooms:
             return True
         if verdict is Verdict.EARLY:
             self._skipped(room)
+        return False
+
+    def _advance_own(self, offset: Offset) -> bool:
+        verdict = self.own.take(offset)
+        if verdict is Verdict.NEXT:
+            if offset <= self._catching_own:
+                self._missed += 1
+            return True
+        if verdict is Verdict.EARLY and not self._own_gap:
+            log.info("an event of the person after %d is missing", self.own.offset)
+            self._own_gap = True
+            self._resume()
         return False
 
     def _skipped(self, room: RoomId) -> None:
@@ -134,6 +161,26 @@ class Rooms:
             if room not in answered:
                 self._join_again(room)  # joined on the old websocket meanwhile, or one too many for a hello
         self._tell()
+
+    def asking(self) -> PersonPosition | None:
+        """Return the position in the person's events, for the hello of the next websocket."""
+        self._asked_own = self.own.resume()
+        return self._asked_own
+
+    def stands(self, epoch: Epoch, state: PersonState | None) -> None:
+        """Take over where the person's events stand on a new websocket; called before `resumed`."""
+        self._own_gap = False
+        self._catching_own = 0
+        if state is None:
+            return
+        if state.recovered:
+            self._catching_own = state.offset
+        elif self._asked_own is None:
+            self.own.reset(epoch, state.offset)
+        elif self._asked_own.offset > state.offset or not self.own.reaches(epoch, state.offset):
+            self.own.reset(epoch, state.offset)
+            known = state.subscription or Subscription(tier=Tier.FREE)
+            self._inbox.put(PersonSnapshot(epoch=epoch, offset=state.offset, subscription=known))
 
     def _take_up(self, room: RoomId, result: Resumed, said: Position | None) -> None:
         if result.error is not None:
@@ -199,7 +246,7 @@ class Rooms:
             self._inbox.put(Departure(room, code, message))
 
     def _tell(self) -> None:
-        if self._away and not self._catching and not self._joining:
+        if self._away and not self._catching and not self._joining and self.own.offset >= self._catching_own:
             self._away = False
             missed, self._missed = self._missed, 0
             self._inbox.put(CaughtUp(missed=missed))

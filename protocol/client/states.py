@@ -11,6 +11,7 @@ from protocol.chat import Line
 from protocol.contract import AnyEvent
 from protocol.envelope import Epoch, Offset, RoomId
 from protocol.presence import RoomState
+from protocol.subscriptions import Subscription
 
 
 class Reconnecting(Struct, frozen=True, kw_only=True):
@@ -41,7 +42,18 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     state: RoomState | None
 
 
-Occurrence = AnyEvent | Reconnecting | CaughtUp | Snapshot
+class PersonSnapshot(Struct, frozen=True, kw_only=True):
+    """What was missed of the person's own events can't be replayed: throw away what you knew and start from this.
+
+    The next of them is the one after `offset`.
+    """
+
+    epoch: Epoch
+    offset: Offset
+    subscription: Subscription
+
+
+Occurrence = AnyEvent | Reconnecting | CaughtUp | Snapshot | PersonSnapshot
 """Whatever comes out of ``async for occurrence in client``."""
 
 

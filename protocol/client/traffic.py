@@ -135,7 +135,10 @@ class Traffic:
                 place = self._place(data)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 return
-            self.rooms.pass_over(place.room, place.offset)
+            if place.person_offset is not None:
+                self.rooms.pass_over_own(place.person_offset)
+            elif place.room is not None and place.offset is not None:
+                self.rooms.pass_over(place.room, place.offset)
 
     def _answered(self, link: Link, answer: Answer | Error) -> None:
         call = self._calls.get(answer.id)
@@ -180,7 +183,7 @@ class Traffic:
     def hello(self, token: str) -> Hello:
         """See `Passenger`. It has as many positions as fit; the other rooms are joined again."""
         positions = self.rooms.positions.resume(MOST_POSITIONS)
-        hello = Hello(token, positions, id=self._calls.next_id())
+        hello = Hello(token, positions, self.rooms.asking(), id=self._calls.next_id())
         while positions and (size := len(self._codec.encode(hello))) > HELLO_BYTES:
             del positions[int(len(positions) * HELLO_BYTES / size) :]
         return hello
@@ -192,6 +195,7 @@ class Traffic:
         for call in self._calls:
             if call.internal:
                 self._calls.discard(call.command.id)
+        self.rooms.stands(link.welcome.epoch, link.welcome.person)
         self.rooms.resumed(asked, link.welcome.resumed)
         for call in self._calls:
             if not call.internal and (call.link is None or call.again):

@@ -111,6 +111,10 @@ class Members:
         """Return the connections of one user."""
         return list(self._by_user.get(user, ()))
 
+    def has_user(self, user: UserId) -> bool:
+        """Say whether a user has a connection here."""
+        return user in self._by_user
+
     def sessions(self) -> list[SessionId]:
         """Return every session that has a connection here."""
         return list(self._by_session)

@@ -31,6 +31,8 @@ class Kind(IntEnum):
     """Something ephemeral that nodes merge into their pulses; for nodes, not for clients."""
     PULSE = 5
     """Made by a node for its own members, never published; the newest state of a room is enough."""
+    SESSION = 6
+    """A durable event of a person that changes what their sessions may do: nodes read those again."""
 
 
 class Packet(Struct, gc=False):

@@ -48,6 +48,7 @@ from protocol.session import (
     TokenRefreshed,
     Welcome,
 )
+from protocol.subscriptions import GetSubscription, SubscriptionFound
 
 
 async def answers(client: Client, line: LineId, target: Target, user: UserId) -> None:
@@ -71,6 +72,7 @@ async def answers(client: Client, line: LineId, target: Target, user: UserId) ->
     assert_type(await client.call(ListSessions()), SessionsListed)
     assert_type(await client.call(RevokeSession(others=True)), SessionRevoked)
     assert_type(await client.call(RefreshToken("token")), TokenRefreshed)
+    assert_type(await client.call(GetSubscription()), SubscriptionFound)
     assert_type(await client.call(Ping()), Ponged)
 
     # A wrong expectation is an error, and the ignore would be one if it were not.

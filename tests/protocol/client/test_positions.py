@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from protocol.client.positions import Positions, Verdict
+from protocol.client.positions import OwnPosition, Positions, Verdict
 from protocol.envelope import Epoch, RoomId
-from protocol.session import Position, Seen
+from protocol.session import PersonPosition, Position, Seen
 
 ROOM = RoomId(UUID(int=1))
 OTHER = RoomId(UUID(int=2))
@@ -75,3 +75,16 @@ def test_positions_as_they_travel() -> None:
     positions.enter(OTHER, EPOCH, 0)
     assert positions.resume(1) == [Position(room=str(ROOM), epoch="e1", offset=5)]
     assert positions.seen(9) == [Seen(room=ROOM, offset=5), Seen(room=OTHER, offset=0)]
+
+
+def test_the_own_position_counts_from_where_the_server_said() -> None:
+    """Before that no event can be judged, and no hello names a position."""
+    own = OwnPosition()
+    assert own.resume() is None
+    assert own.take(1) is Verdict.FOREIGN
+    own.reset(EPOCH, 5)
+    assert [own.take(offset) for offset in (5, 6, 8)] == [Verdict.AGAIN, Verdict.NEXT, Verdict.EARLY]
+    assert own.resume() == PersonPosition(epoch=EPOCH, offset=6)
+    assert own.reaches(EPOCH, 6)
+    assert not own.reaches(EPOCH, 7)
+    assert not own.reaches(Epoch("e2"), 6)

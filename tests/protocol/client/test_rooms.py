@@ -9,10 +9,11 @@ import pytest
 from protocol.chat import ChatLine, ChatRemoval, ChatRevision
 from protocol.client.inbox import Inbox
 from protocol.client.rooms import DURABLE, Rooms
-from protocol.client.states import CaughtUp, Occurrence, Snapshot
+from protocol.client.states import CaughtUp, Occurrence, PersonSnapshot, Snapshot
 from protocol.envelope import Epoch
 from protocol.rooms import JoinRoom, RoomLeft
-from protocol.session import Position, Resumed, Shed
+from protocol.session import PersonState, Position, Resumed, Shed
+from protocol.subscriptions import Subscription, SubscriptionChanged, Tier
 from tests.protocol.client.peer import EPOCH, ROOM, joined, recovered, said
 
 SCHEDULES = 2000
@@ -200,3 +201,95 @@ def test_another_epoch_needs_another_position() -> None:
     assert isinstance(snapshot, Snapshot)
     assert isinstance(line, ChatLine)
     assert line.offset == 2
+
+
+FREE = Subscription(tier=Tier.FREE)
+
+
+def changed(offset: int) -> SubscriptionChanged:
+    """Return an event of the person."""
+    return SubscriptionChanged(FREE, person_offset=offset)
+
+
+def own(occurrences: list[Occurrence]) -> list[int]:
+    """Return the offsets of the person's events among them."""
+    return [o.person_offset for o in occurrences if isinstance(o, SubscriptionChanged)]
+
+
+def standing(offset: int) -> Script:
+    """Stand at `offset` in the person's events."""
+    script = Script()
+    script.rooms.asking()
+    script.rooms.stands(EPOCH, PersonState(offset=offset, subscription=FREE))
+    return script
+
+
+def test_events_of_the_person_come_out_once_and_in_order() -> None:
+    """One that was seen is dropped; one that skips another is asked for again, once."""
+    script = standing(2)
+    for offset in (2, 3, 3, 5, 6):
+        script.rooms.take(changed(offset))
+    assert own(script.handed_out()) == [3]
+    assert script.wishes == ["resume"]
+    asked = script.rooms.asking()
+    assert asked is not None
+    script.rooms.stands(EPOCH, PersonState(offset=6, recovered=True, missed=3))
+    for offset in (4, 5, 6):
+        script.rooms.take(changed(offset))
+    assert own(script.handed_out()) == [4, 5, 6]
+    assert asked.offset == 3
+
+
+def test_a_return_is_complete_with_the_events_of_the_person() -> None:
+    """They count among those that were missed."""
+    script = standing(0)
+    script.rooms.lost()
+    script.rooms.asking()
+    script.rooms.stands(EPOCH, PersonState(offset=2, recovered=True, missed=2))
+    script.rooms.resumed(script.asked(), [recovered(1, 1)])
+    for event in (changed(1), changed(2), said(1)):
+        assert CaughtUp(missed=3) not in script.handed_out()
+        script.rooms.take(event)
+    assert script.handed_out()[-1] == CaughtUp(missed=3)
+
+
+@pytest.mark.parametrize(("epoch", "offset"), [(EPOCH, 9), (EPOCH, 2), (Epoch("e2"), 3)])
+def test_what_can_not_be_replayed_of_the_person_is_said(epoch: Epoch, offset: int) -> None:
+    """Too much was missed, or the server knows less than we do, or it has another history: a snapshot, and on from there."""
+    script = standing(3)
+    script.rooms.asking()
+    script.rooms.stands(epoch, PersonState(offset=offset, subscription=FREE))
+    script.rooms.take(changed(offset + 1))
+    snapshot, event = script.handed_out()
+    assert snapshot == PersonSnapshot(epoch=epoch, offset=offset, subscription=FREE)
+    assert own([event]) == [offset + 1]
+
+
+def test_what_the_old_connection_still_brought_of_the_person_is_no_reason_for_a_snapshot() -> None:
+    """The server can't replay, but all of it has come meanwhile."""
+    script = standing(3)
+    script.rooms.asking()
+    for offset in (4, 5):
+        script.rooms.take(changed(offset))
+    script.handed_out()
+    script.rooms.stands(EPOCH, PersonState(offset=4, subscription=FREE))
+    script.rooms.take(changed(5))
+    script.rooms.take(changed(6))
+    assert own(script.handed_out()) == [6]
+
+
+def test_a_server_that_knows_no_events_of_persons_is_understood() -> None:
+    """An older one says nothing of them."""
+    script = Script()
+    script.rooms.asking()
+    script.rooms.stands(EPOCH, None)
+    assert script.rooms.asking() is None
+    assert script.handed_out() == []
+
+
+def test_an_event_of_the_person_that_is_too_new_is_passed_over_in_step() -> None:
+    """The one after it is handed out."""
+    script = standing(0)
+    script.rooms.pass_over_own(1)
+    script.rooms.take(changed(2))
+    assert own(script.handed_out()) == [2]
