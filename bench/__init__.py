@@ -1,7 +1,16 @@
 """Load testers: each scenario states the question that it answers, and measures the real server from outside.
 
-``python -m bench fanout``     how many deliveries a second does one core carry, how late, at what CPU, and is any lost?
-``python -m bench commits``    what does it cost to store a reaction or a line, one by one and by group commit?
+``fanout``      how many deliveries a second does one core carry, how late, at what CPU, and is any lost?
+``chat``        how much conversation do rooms carry before it feels slow?
+``reactions``   everyone reacts all the time: are all acknowledged, how fast, and what does each person receive?
+``presence``    people come and go, write and feel: what does everyone else receive?
+``connects``    how many people a second can come in, from the first packet to the welcome?
+``storm``       all connections break at once and all come back: how long, and is anything missed?
+``idle``        what does it cost to hold connections on which nothing happens?
+``http``        how late are the answers of the HTTP side?
+``commits``     what does it cost to store a reaction or a line, one by one and by group commit?
+
+Each is ``python -m bench NAME``, against a server that it starts or, with ``--url``, against one that runs.
 
 The rules of all of them
     The rate is open-loop: each event has its moment, its latency counts from that moment, and what is sent late is

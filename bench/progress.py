@@ -38,7 +38,7 @@ class Progress:
             yield lambda ready: bars.update(task, completed=ready)
 
     @contextmanager
-    def lasting(self, what: str, seconds: float) -> Iterator[Advance]:
+    def lasting(self, what: str, seconds: float) -> Iterator[Callable[[object], None]]:
         """Show a bar that fills with time, in seconds; what is given is to be called now and then, with anything."""
         start = time.monotonic()
         with self.counting(what, max(1, round(seconds))) as advance:

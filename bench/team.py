@@ -26,6 +26,10 @@ STEP_SECONDS = 180.0
 """How long a process may be silent beyond the time that an order takes by itself."""
 
 
+_REST_SECONDS = 0.001
+"""The shortest sleep: the loop's timers know milliseconds, and less would keep a core busy with waiting."""
+
+
 class Troop(Protocol):
     """What runs in a process: besides the orders, a way to let go of every connection."""
 
@@ -152,7 +156,7 @@ async def paced(
     while (due := start + int(number * gap)) < until:
         ahead = due - time.monotonic_ns()
         if ahead > 0:
-            await asyncio.sleep(ahead / 1e9)
+            await asyncio.sleep(max(_REST_SECONDS, ahead / 1e9))
             continue
         if late is not None:
             late.add(-ahead)

@@ -21,11 +21,12 @@ from protocol.session import Hello, Welcome
 
 
 class Seat(msgspec.Struct, frozen=True):
-    """One connection to make: who, into which room, at which of the server's addresses."""
+    """One connection to make: who, into which room, at which of the server's addresses; whether what comes is timed."""
 
     token: str
     room: str
     place: int = 0
+    timed: bool = True
 
 
 class Answered(msgspec.Struct):

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from bench import chat, fanout
+from bench import chat, connects, fanout, http, idle, presence, reactions, storm
 from bench.ground import Ground
 
 
@@ -34,3 +34,67 @@ def test_a_search_ends_where_the_rooms_are_full(ground: Ground) -> None:
     assert len(result.curves) == 2
     question.limit = 0.0001
     assert len(chat.ask(question, ground).curves) == 1
+
+
+def test_all_reactions_are_acknowledged_and_counted(ground: Ground) -> None:
+    """Twelve people react in two rooms, every answer comes, and everybody's totals are right."""
+    question = reactions.Question(members=12, rooms=2, rate=200, seconds=0.6, warmup=0.2, clients=2)
+    result = reactions.ask(question, ground)
+    assert result.value("sent") == result.value("acknowledged") == 160
+    assert result.value("people with wrong totals") == 0
+    assert 0 < result.value("frames per person at most") <= 25
+
+
+def test_everybody_knows_how_many_are_there(ground: Ground) -> None:
+    """Four of twelve come and go, write and feel; at the end every count of every room is right."""
+    question = presence.Question(members=12, rooms=2, movers=4, moves=20, seconds=0.8)
+    result = presence.ask(question, ground)
+    assert result.value("people with a wrong count") == 0
+    assert result.value("changes") > 0
+    assert result.value("frames per person") > 0
+    assert result.value("leave p50") > 0
+
+
+@pytest.mark.parametrize("rate", [100, 0], ids=["at a rate", "as many as go"])
+def test_everyone_is_welcomed(ground: Ground, rate: float) -> None:
+    """Forty sessions of ten people come in, at a rate or as fast as they can, and none is turned away."""
+    question = connects.Question(rate=rate, connections=40, people=10, at_once=4)
+    result = connects.ask(question, ground)
+    assert (result.value("welcomed"), result.value("turned away")) == (40, 0)
+    assert result.value("welcome p50") > 0
+    assert result.value("welcomed per second") > 0
+
+
+def test_who_comes_back_has_missed_nothing(ground: Ground) -> None:
+    """Twenty people are cut off twice while others speak: all resume, and none misses or repeats a line."""
+    question = storm.Question(members=20, rooms=4, rate=40, away=0.3, rounds=2)
+    result = storm.ask(question, ground)
+    found = {name: result.value(name) for name in ("missed", "twice", "behind at the end", "rooms lost")}
+    assert set(found.values()) == {0}
+    assert result.value("rooms resumed") == 40
+    assert result.value("lines said") > 0
+
+
+def test_silence_has_its_price(ground: Ground) -> None:
+    """Thirty connections are held and last; their memory and CPU are figures."""
+    question = idle.Question(connections=30, people=10, rooms=3, seconds=0.5)
+    result = idle.ask(question, ground)
+    assert result.value("connections") == result.value("still there at the end") == 30
+    assert len(result.plots[0].lines["resident"]) == idle.PORTIONS + 1
+    assert result.value("memory of all nodes") > 10
+
+
+def test_the_slope_is_that_of_one_connection() -> None:
+    """What the server needs anyhow is no part of it, nor is the first portion's growth from nothing."""
+    portions = [idle.Portion(0, 5_000), *(idle.Portion(n, 90_000 + 8_192 * n) for n in (100, 200, 300))]
+    assert idle.slope(portions) == pytest.approx(8_192)
+    assert idle.slope(portions[:2]) == 0.0
+
+
+def test_every_request_is_answered(ground: Ground) -> None:
+    """Two paths take turns, with a token where one is needed; a path that is not there is counted as refused."""
+    question = http.Question(rate=100, paths="/me,/health/live,/nowhere", people=3, seconds=0.6, warmup=0.3)
+    result = http.ask(question, ground)
+    assert result.value("sent") == result.value("answered") == 90
+    assert result.value("refused") == 30
+    assert result.value("/me p50") > 0
