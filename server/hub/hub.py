@@ -88,11 +88,15 @@ class Hub:
     def enter(self, connection: Connection, room: Room) -> None:
         """Put a connection into a room: it gets every event after those that are already on their way."""
         self.fanout.settle(room)
+        if connection in room.connections:  # it joins again: what its new snapshot has must come before it
+            self.fanout.hurry(connection)
         self.members.enter(connection, room)
 
     def leave(self, connection: Connection, room: Room, *, at_once: bool) -> None:
-        """Take a connection out of a room. Nothing happens when it is not in it."""
+        """Take a connection out of a room: nothing of it comes afterwards. Nothing happens when it is not in it."""
         if connection in room.connections:
+            if connection.open:
+                self.fanout.hurry(connection)
             self.members.leave(connection, room)
             self.left(connection, room, at_once=at_once)
 
