@@ -214,16 +214,13 @@ class Dispatcher:
         try:
             if (answer := await waiting) is not None:
                 connection.send(answer)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets one answer  # noqa: BLE001 - whatever it is, the client gets one answer
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets one answer
             self._failed(connection, command, error)
         finally:
             connection.running -= 1
             if alone:
                 connection.alone = False
-            if connection.queue:
-                self._continue(connection)
-            else:
-                connection.release_reading("commands")
+            self._continue(connection)
 
     # Saying no.
 
