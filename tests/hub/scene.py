@@ -108,7 +108,9 @@ class Scene:
     def room(self, number: int = 1) -> Room:
         """Return an active room."""
         room_id = RoomId(UUID(int=number))
-        return self.hub.members.rooms.setdefault(room_id, Room(room_id, Replay(100)))
+        return self.hub.members.rooms.setdefault(
+            room_id, Room(room_id, Replay(100, renew=lambda old, _newest: old))
+        )
 
     def _receive(self, connection: Connection, opcode: Opcode, data: bytes) -> None:
         self.received.append((connection, opcode, data))

@@ -500,7 +500,9 @@ async def test_rooms_of_a_call() -> None:
     assert call.connection is desk.connection_of(guest)
     assert call.node is desk.node
     assert call.session is call.connection.session
-    active, other = Room(ROOM, Replay(1)), Room(RoomId(UUID(int=9)), Replay(1))
+    active, other = (
+        Room(number, Replay(1, renew=lambda old, _newest: old)) for number in (ROOM, RoomId(UUID(int=9)))
+    )
     desk.hub.enter(call.connection, active)
     desk.node.slugs = {"calm": ROOM, "elsewhere": other.id}
     for ref in ("calm", str(ROOM)):
