@@ -14,7 +14,7 @@ import pytest
 from protocol.chat import ChatRemoved, RecallChat, RemoveChat, SendChat
 from protocol.closing import CloseCode
 from protocol.codec import JSON, MSGPACK, Codec
-from protocol.envelope import Command, Epoch, Error, LineId, Person, RoomId, SessionId, UserId
+from protocol.envelope import Epoch, Error, LineId, Person, RoomId, SessionId, UserId
 from protocol.refusals import Disconnect, ErrorCode, Refused
 from protocol.rooms import CueSent, JoinRoom, LeaveRoom, RoomLeft, SendCue
 from protocol.session import Hello, Ping, Ponged, RefreshToken, TokenRefreshed, Welcome
@@ -25,6 +25,7 @@ from server.hub.hub import Hub, Limits
 from server.hub.limits import PATIENCE
 from server.hub.members import Room
 from server.hub.replay import Replay
+from storage.redis.limits import Limit, Verdict
 from tests.clocks import in_no_time
 from tests.hub.scene import LIMITS, session_of
 from tests.transport import Peer
@@ -433,6 +434,47 @@ def test_flood(data: bytes, said_hello: bool) -> None:
 
 
 @at_once
+async def test_what_follows_hello_at_once_is_counted() -> None:
+    """Commands that are sent along with hello, before it is answered, cost as much as those that come later."""
+    desk = Desk(commands_rate=10.0, commands_burst=3.0)
+    peer = desk.peer()
+    desk.hold(1)
+    peer.say(Hello(id=1, token="t"), *[Ping(id=number) for number in range(2, 7)])
+    assert [(error.id, error.code) for error in peer.take()] == [(5, "rate_limited"), (6, "rate_limited")]
+    await desk.let_go(1)
+    assert [answer.id for answer in peer.take()] == [1, 2, 3, 4]
+
+
+@at_once
+async def test_limit_of_a_person() -> None:
+    """What is dear is counted by person, however they send it: over several connections, or along with hello."""
+    desk = Desk(commands_rate=1000.0, commands_burst=1000.0)
+    limit = Limit("test.dear", burst=2.0, rate=0.1)
+    asked: list[tuple[Limit, str, object]] = []
+
+    def spend(limit: Limit, who: str, standing: object) -> Verdict:
+        asked.append((limit, who, standing))
+        return Verdict(allowed=len(asked) <= 2, left=0, retry_after=7.0, full_after=20.0)
+
+    desk.node.quotas = SimpleNamespace(spend=spend)
+    dispatch.HANDLERS.clear()
+    handles(SendCue, limit=limit)(desk._cue)
+    guest, newcomer = desk.guest(), desk.peer()
+    guest.say(cue(1))
+    newcomer.say(Hello(id=2, token="t"), cue(3), cue(4))
+    await desk.dispatcher.settle()
+    assert guest.take() == sent(1)
+    assert newcomer.take() == [
+        welcome(2),
+        Error(id=4, code="rate_limited", message=ErrorCode.RATE_LIMITED.advice, retry_after=7.0),
+        *sent(3),
+    ]
+    session = desk.connection_of(guest).session
+    assert session is not None
+    assert asked[0] == (limit, str(session.user_id), session)
+
+
+@at_once
 async def test_too_much_under_way() -> None:
     """Past so many commands the connection is not read, until there are half as many; nothing is lost by it."""
     desk = Desk(commands_rate=1000.0, commands_burst=1000.0)
@@ -520,11 +562,11 @@ async def test_answer_must_be_an_answer() -> None:
     desk = Desk()
     guest = desk.guest()
 
-    def nothing(call: Call, command: Command[Any]) -> None:
+    def nothing(call: Call, command: Ping) -> None:
         return None
 
-    registered = dispatch._Registered(cast("Any", nothing), alone=False)
-    dispatch.HANDLERS[Ping] = registered
+    dispatch.HANDLERS.clear()
+    handles(Ping)(cast("Any", nothing))
     logging.getLogger("looprooms.dispatch").disabled = True
     try:
         guest.say(Ping(id=1))
