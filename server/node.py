@@ -21,6 +21,7 @@ from server import chat as _chat_handlers  # noqa: F401 - importing a domain reg
 from server import subscriptions as _subscription_handlers  # noqa: F401 - the same
 from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
+from server.garbage import Garbage
 from server.http.app import create_app
 from server.http.connection import HttpConnection
 from server.hub.admission import Admission
@@ -87,6 +88,7 @@ class Node:
         self.slugs: dict[str, RoomId] = {}
         """The ids of rooms that were entered by their slug."""
         self.lags = Lags()
+        self.garbage = Garbage()
         self.replayed = 0
         """Events that were replayed to clients who came back."""
         self.snapshots = 0
@@ -238,10 +240,12 @@ async def serve_node(
     sockets: list[socket.socket],
     stop: asyncio.Event,
     ready: Callable[[], None] | None = None,
+    alone: bool = False,
 ) -> None:
     """Run a node on `sockets` until `stop` is set, then drain it.
 
-    `ready` is called when the node takes connections. Raises `Refused` (unavailable) when Postgres is not there.
+    `ready` is called when the node takes connections. `alone` says that the process is the node's, and that its garbage
+    collector may be set for it. Raises `Refused` (unavailable) when Postgres is not there.
     """
     node = await Node.open(settings)
     server = _Server(
@@ -258,11 +262,15 @@ async def serve_node(
             timeout_graceful_shutdown=3,
         )
     )
+    collecting: asyncio.Task[None] | None = None
     serving = asyncio.create_task(server.serve(sockets=sockets))
     stopping = asyncio.create_task(stop.wait())
     try:
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.005)
+        if alone:
+            node.garbage.start()
+            collecting = asyncio.create_task(node.garbage.run())
         if ready is not None and server.started:
             ready()
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -272,6 +280,8 @@ async def serve_node(
         await serving
     finally:
         stopping.cancel()
+        if collecting is not None:
+            collecting.cancel()
         await node.aclose()
 
 

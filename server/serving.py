@@ -143,7 +143,7 @@ async def _serve(settings: Settings) -> int:
             click.echo(_announcement(settings, folder, password))
 
         if len(sockets) == 1:
-            await serve_node(completed, sockets=sockets, stop=stop, ready=ready)
+            await serve_node(completed, sockets=sockets, stop=stop, ready=ready, alone=True)
         else:
             workers = Workers(completed, sockets)
             await workers.run(stop, ready)
@@ -165,7 +165,7 @@ async def _work(settings: Settings, listener: socket.socket) -> int:
         sys.stdout.buffer.write(READY)
         sys.stdout.buffer.flush()
 
-    await serve_node(settings, sockets=[listener], stop=stop, ready=ready)
+    await serve_node(settings, sockets=[listener], stop=stop, ready=ready, alone=True)
     return 0
 
 
