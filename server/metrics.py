@@ -61,6 +61,11 @@ class _NodeCollector(Collector):
             ("commands", "Commands begun.", node.dispatcher.commands),
             ("refusals", "Commands answered with an error.", node.dispatcher.refused),
             (
+                "turned_away",
+                "Connections that were turned away because their address makes too many.",
+                node.door.turned_away,
+            ),
+            (
                 "limited",
                 "Times that a limit which nodes share said no, over the websocket and HTTP.",
                 node.quotas.limiter.refused,

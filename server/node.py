@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from server import chat as _chat_handlers  # noqa: F401 - importing a domain reg
 from server import subscriptions as _subscription_handlers  # noqa: F401 - the same
 from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
+from server.door import Door
 from server.garbage import Garbage
 from server.http.app import create_app
 from server.http.connection import HttpConnection
@@ -72,6 +74,7 @@ class Node:
     presence: PresenceTracker
     quotas: Quotas
     person_events: PersonEvents
+    door: Door
     sessions: LiveSessions
     admission: Admission
     announcements: Announcements
@@ -111,6 +114,7 @@ class Node:
         sealer = await open_sealer(pool, settings.sealing_keys)
         node.stores = Stores(pool, open_redis(settings.redis_url), broker, await database_epoch(pool), sealer)
         node.quotas = Quotas(Limiter(node.stores.redis), settings.limits_factor)
+        node.door = Door(node.addresses, node.quotas)
         node.tokens = Tokens(settings)
         key_file = KeyFile(Path(settings.signing_keys_file), node.tokens.take)
         if settings.signing_keys_file:
@@ -143,6 +147,7 @@ class Node:
         node.reactions = ReactionWriter(node)
         node.dispatcher = Dispatcher(node, lambda connection, hello: greet(node, connection, hello))
         node.hub.receive = node.dispatcher.receive
+        node.hub.admits = node.door.admits_behind
         node.hub.left = node._left
         node.hub.refresh = node._refresh
         await broker.start()
@@ -251,7 +256,7 @@ async def serve_node(
     server = _Server(
         uvicorn.Config(
             create_app(node),
-            http=HttpConnection,
+            http=cast("Any", partial(HttpConnection, door=node.door)),
             ws=cast("Any", node.hub.connect),  # uvicorn calls it like a class
             lifespan="off",
             log_config=None,

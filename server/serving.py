@@ -21,7 +21,7 @@ import uvloop
 from protocol.refusals import Refused
 from server.keys import DEMO_PASSWORD, SEALING_KEYS, SIGNING_KEYS, kept, put_first
 from server.keys import new_key as make_key
-from server.listening import PortError, listen
+from server.listening import PortError, allow_files, listen
 from server.logs import start_logging
 from server.node import serve_node
 from server.passwords import Passwords
@@ -106,6 +106,8 @@ def reseal_now(settings: Settings, *, new_key: bool) -> str:
 
 
 def _run(work: Awaitable[ResultT]) -> ResultT:
+    allow_files()
+
     async def run() -> ResultT:
         return await work
 

@@ -420,6 +420,11 @@ class Connection(asyncio.Protocol):
         elif len(self._hub.members.connections) > self._hub.limits.connections:
             response = protocol.reject(HTTPStatus.SERVICE_UNAVAILABLE, "This node is full; try again.\n")
             response.headers["Retry-After"] = "5"
+        elif not self._hub.admits(self._peer(), request.headers.get_all("X-Forwarded-For")):
+            response = protocol.reject(
+                HTTPStatus.TOO_MANY_REQUESTS, "Too many connections from your address.\n"
+            )
+            response.headers["Retry-After"] = "1"
         else:
             response = protocol.accept(request)
             if isinstance(protocol.handshake_exc, InvalidHandshake) and "Sec-WebSocket-Version" in str(
@@ -442,6 +447,10 @@ class Connection(asyncio.Protocol):
         """Close because of what the peer sent; what else it has sent is not heard."""
         self._protocol.fail(code, reason)
         self._end()
+
+    def _peer(self) -> str:
+        peer = self.transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) else ""
 
     def _frame(self, frame: Frame) -> None:
         if self._closing_at is not None:

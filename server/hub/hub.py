@@ -77,6 +77,8 @@ class Hub:
         self.receive: Callable[[Connection, Opcode, bytes], None]
         """Takes a whole message of a connection."""
         self.left: Left
+        self.admits: Callable[[str, list[str]], bool] = lambda _peer, _forwarded: True
+        """Says whether a handshake goes on: asked with the peer's address, and what proxies say of whom they forward for."""
         self.refresh: Callable[[Connection, RoomId], None]
         """Sends the whole ephemeral state of a room to a connection that has missed some of it."""
 
