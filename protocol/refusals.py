@@ -65,6 +65,12 @@ class ErrorCode(StrEnum):
         False,
         "Your preview of this looproom is over. Subscribe to stay.",
     )
+    SUBSCRIPTION_ENDED = (
+        "subscription_ended",
+        402,
+        False,
+        "What you have paid for has ended. Subscribe again to come back.",
+    )
     TEXT_EMPTY = "text_empty", 422, False, "Write something: nothing readable is left of this text."
     KEY_REUSED = (
         "key_reused",

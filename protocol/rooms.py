@@ -81,7 +81,8 @@ class RoomJoined(Answer, tag="room.joined", kw_only=True):
     """You are in. The snapshot below is complete up to `offset`; every later event of the room follows.
 
     `online` to `typing` mean what they mean in `protocol.presence.RoomState`. `recent` are the newest lines, oldest
-    first. `preview_ends_in` (seconds) is there for a free member in a premium looproom.
+    first. `preview_ends_in` is there for a free member in a premium looproom: the seconds that are left, of which those count
+    that one is there, on whatever device.
     """
 
     room: Room
@@ -134,13 +135,23 @@ class Cue(Event, tag="room.cue"):
 
 
 class Departure(Event, tag="room.departure"):
-    """You were taken out of a looproom; `code` is an error code, `message` says what to do."""
+    """You were taken out of a looproom; `code` is an error code that says why, `message` says what to do.
+
+    Where paying would open the room, `pay` is the page on which one does.
+    """
 
     room: RoomId
     code: str
     message: str
+    pay: str | None = None
+
+
+class RoomUnlocked(Event, tag="room.unlocked"):
+    """The looproom that you had a preview of is open to you now: no `preview_ends_in` counts any more."""
+
+    room: RoomId
 
 
 Commands = ListRooms | GetRoom | JoinRoom | LeaveRoom | SendCue
 Answers = RoomsListed | RoomFound | RoomJoined | RoomLeft | CueSent
-Events = Cue | Departure
+Events = Cue | Departure | RoomUnlocked

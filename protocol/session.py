@@ -38,7 +38,8 @@ class Resumed(Struct, omit_defaults=True, kw_only=True):
 
     `recovered`: exactly the `missed` events after the position follow, in order, as ordinary events; the client's copy
     of the room stays valid. Otherwise either `error` says why the room could not be entered again, or the client's copy
-    is worth nothing and `recent` and `state` replace it; the next event is the one after `offset`.
+    is worth nothing and `recent` and `state` replace it; the next event is the one after `offset`. `preview_ends_in` means
+    what it means in a `room.joined`.
     """
 
     room: RoomRef
@@ -51,6 +52,7 @@ class Resumed(Struct, omit_defaults=True, kw_only=True):
     recent: list[Line] = []
     error: str | None = None
     message: str | None = None
+    preview_ends_in: float | None = None
 
 
 class PersonPosition(Struct, kw_only=True):

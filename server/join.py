@@ -36,7 +36,7 @@ from protocol.envelope import LineId, Person, RoomRef, UserId
 from protocol.presence import Confidence, ListPresence, RoomPulse, SetConfidence, SetTyping
 from protocol.reactions import AddReaction, Reaction, RemoveReaction, Target, TargetKind
 from protocol.refusals import ErrorCode, Refused
-from protocol.rooms import Cue, Departure, JoinRoom, LeaveRoom, ListRooms, RoomJoined
+from protocol.rooms import Cue, Departure, JoinRoom, LeaveRoom, ListRooms, RoomJoined, RoomUnlocked
 from protocol.session import Shed
 from protocol.text import normalised
 from server.terminal import Terminal
@@ -255,7 +255,10 @@ class Visit:
             case Cue():
                 say(f"* {readable(self._room.host.name)}: {readable(occurrence.cue)}")
             case Departure():
-                say(f"* You were taken out of the room. {readable(occurrence.message)}")
+                where = f" {readable(occurrence.pay)}" if occurrence.pay else ""
+                say(f"* You were taken out of the room. {readable(occurrence.message)}{where}")
+            case RoomUnlocked():
+                say("* The room is open to you now, for as long as you like.")
             case Reconnecting():
                 say(_reconnecting(occurrence))
                 self._told_typing = 0.0

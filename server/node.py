@@ -38,9 +38,10 @@ from server.jobs import Jobs
 from server.limits import Quotas
 from server.person_events import PersonEvents, is_channel
 from server.presence import PresenceTracker
+from server.previews import Previews
 from server.reactions import ReactionWriter
 from server.resealing import seal_in_background
-from server.rooms import Catalogue, Previews
+from server.rooms import Catalogue
 from server.rotation import KeyFile
 from server.session import CHANNEL, Announcements, Changed, LiveSessions, greet
 from server.settings import Settings
@@ -132,7 +133,8 @@ class Node:
             idle=node.presence.idle,
         )
         node.admission = Admission(settings.new_sessions_per_second, settings.resumes_per_second)
-        node.sessions = LiveSessions(pool)
+        node.previews = Previews(node.hub, pool, f"{settings.home}/pay")
+        node.sessions = LiveSessions(pool, changed=node.previews.reconsider)
         node.announcements = Announcements(node)
         node.person_events = PersonEvents(
             node.hub,
@@ -142,7 +144,6 @@ class Node:
             changed=lambda user: node.announcements.look(Changed(users=[user])),
         )
         node.catalogue = Catalogue(pool, loop)
-        node.previews = Previews(node.hub)
         node.chat = ChatWriter(pool, node.subscriptions)
         node.reactions = ReactionWriter(node)
         node.dispatcher = Dispatcher(node, lambda connection, hello: greet(node, connection, hello))
@@ -156,6 +157,7 @@ class Node:
         for work in (
             node.subscriptions.run(),
             node.person_events.run(),
+            node.previews.run(),
             node.presence.run(),
             node.sessions.run(node.hub.members),
             node._keep_house(),
@@ -172,6 +174,7 @@ class Node:
         await self.jobs.aclose()
         await self.chat.gather.drain()
         await self.reactions.gather.drain()
+        await self.previews.gather.drain()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -199,7 +202,7 @@ class Node:
     def _left(self, connection: Connection, room: Room, *, at_once: bool) -> None:
         session = connection.session
         assert session is not None
-        self.previews.forget(connection, room.id)
+        self.previews.leave(connection, room.id)
         self.presence.leave(room.id, session.user_id, connection, at_once=at_once)
 
     def _pulse(self, room: RoomId, pulse: RoomPulse) -> None:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from protocol.chat import ChatLine, Line
-from protocol.envelope import RoomId, RoomRef
+from protocol.envelope import RoomRef
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import (
     Cue,
     CueSent,
-    Departure,
     GetRoom,
     JoinRoom,
     LeaveRoom,
@@ -31,8 +30,8 @@ from protocol.rooms import (
 from protocol.text import normalised
 from server.hub.connection import Connection, Session
 from server.hub.dispatch import Call, handles
-from server.hub.hub import Hub
 from server.hub.members import Room as ActiveRoom
+from server.previews import without_limit
 from storage import rooms
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
@@ -100,56 +99,34 @@ class Admission(msgspec.Struct):
 
 async def admit(node: Node, session: Session, ref: RoomRef) -> Admission:
     """Decide whether a person may enter a room. Raises `Refused`: not_found, premium_required."""
+    return await _let_in(node, session, await _seen(node, session, ref))
+
+
+async def _seen(node: Node, session: Session, ref: RoomRef) -> Room:
     room = await node.catalogue.find(ref)
     if not visible(room, session):
         raise Refused(ErrorCode.NOT_FOUND)
-    if not room.premium or session.premium or room.host.id == session.user_id:
+    return room
+
+
+async def _let_in(node: Node, session: Session, room: Room) -> Admission:
+    """From here on the time of a preview runs."""
+    if without_limit(room, session):
         return Admission(room, None)
-    left = room.preview_seconds - await rooms.open_preview(node.stores.pool, room.id, session.user_id)
-    if left <= 0:
-        raise Refused(ErrorCode.PREMIUM_REQUIRED)
-    return Admission(room, left)
+    return Admission(room, await node.previews.left(room, session.user_id))
 
 
-def enter(node: Node, connection: Connection, active: ActiveRoom, admission: Admission) -> None:
-    """Put a connection into a room. From here on it gets every event, so its snapshot must be taken in the same turn."""
+def enter(node: Node, connection: Connection, active: ActiveRoom, admission: Admission) -> float | None:
+    """Put a connection into a room. From here on it gets every event, so its snapshot must be taken in the same turn.
+
+    Return the seconds that are left of its preview, None where there is no limit.
+    """
     session = connection.session
     assert session is not None
     node.hub.enter(connection, active)
     node.presence.enter(active.id, session.user, connection)
     node.slugs[admission.room.slug] = active.id
-    if admission.preview is not None:
-        node.previews.begin(connection, active.id, admission.preview)
-
-
-class Previews:
-    """When free members have to go out of premium rooms: at most one timer for each connection in a room."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self._ends: dict[tuple[Connection, RoomId], asyncio.TimerHandle] = {}
-
-    def __len__(self) -> int:
-        """Count the previews that are open on this node."""
-        return len(self._ends)
-
-    def begin(self, connection: Connection, room: RoomId, seconds: float) -> None:
-        """Let a connection stay in a room for so many seconds from now."""
-        self.forget(connection, room)
-        self._ends[connection, room] = self._hub.loop.call_later(seconds, self._end, connection, room)
-
-    def forget(self, connection: Connection, room: RoomId) -> None:
-        """Note that a connection has left a room."""
-        if self._ends and (end := self._ends.pop((connection, room), None)) is not None:
-            end.cancel()
-
-    def _end(self, connection: Connection, room: RoomId) -> None:
-        active, session = connection.rooms[room], connection.session
-        del self._ends[connection, room]
-        if session is not None and not session.premium:
-            self._hub.leave(connection, active, at_once=True)
-            code = ErrorCode.PREMIUM_REQUIRED
-            connection.send(Departure(room=room, code=code, message=code.advice))
+    return node.previews.enter(connection, admission.room, admission.preview)
 
 
 def recent_lines(active: ActiveRoom) -> list[Line]:
@@ -184,13 +161,12 @@ async def get_room(call: Call, command: GetRoom) -> RoomFound:
 async def join(call: Call, command: JoinRoom) -> RoomJoined:
     """Enter a room, or take a new snapshot of one that one is in."""
     node = call.node
-    admission = await admit(node, call.session, command.room)
-    room = admission.room
+    room = await _seen(node, call.session, command.room)
     if room.id not in call.connection.rooms and len(call.connection.rooms) >= node.hub.limits.rooms:
         raise Refused(ErrorCode.TOO_MANY_ROOMS)
+    admission = await _let_in(node, call.session, room)
     active = await node.subscriptions.open(room.id)
-    if call.connection.open:
-        enter(node, call.connection, active, admission)
+    preview = enter(node, call.connection, active, admission) if call.connection.open else None
     state = node.presence.state(room.id)
     return RoomJoined(
         id=command.id,
@@ -204,7 +180,7 @@ async def join(call: Call, command: JoinRoom) -> RoomJoined:
         confidence=state.confidence,
         typing=state.typing,
         recent=recent_lines(active),
-        preview_ends_in=admission.preview,
+        preview_ends_in=preview,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -59,10 +59,14 @@ CHANNEL: Final = "lr:nodes"
 
 
 class LiveSessions:
-    """Reads sessions from Postgres: one statement for all who say hello at the same time."""
+    """Reads sessions from Postgres: one statement for all who say hello at the same time.
 
-    def __init__(self, pool: Pool) -> None:
+    `changed` is told of each connection whose session may now do more or less than before.
+    """
+
+    def __init__(self, pool: Pool, *, changed: Callable[[Connection], None]) -> None:
         self._pool = pool
+        self._changed = changed
         self._gather: Gather[SessionId, LiveSession] = Gather(self._read, pause=STORM_PAUSE)
 
     async def find(self, session: SessionId) -> LiveSession:
@@ -80,7 +84,21 @@ class LiveSessions:
         found = await live_sessions(self._pool, list(sessions))
         for session in sessions:
             for connection in members.of_session(session):
-                _apply(connection, found.get(session))
+                self.apply(connection, found.get(session))
+
+    def apply(self, connection: Connection, live: LiveSession | None) -> None:
+        """Let a connection's session be what was read; close the connection when it has ended."""
+        session = connection.session
+        assert session is not None
+        if (code := ended_code(live)) is not None:
+            connection.close(code)
+        elif live is not None and live.person_last >= session.as_of:  # reads may overtake one another
+            before = session.role, session.tier
+            session.as_of = live.person_last
+            session.role = live.role
+            session.tier = live.subscription.tier
+            if before != (session.role, session.tier):
+                self._changed(connection)
 
     async def run(self, members: Members) -> None:
         """Look at all of them again every `SWEEP_SECONDS`, for ever."""
@@ -143,16 +161,6 @@ def ended_code(live: LiveSession | None) -> CloseCode | None:
     return None
 
 
-def _apply(connection: Connection, live: LiveSession | None) -> None:
-    session = connection.session
-    assert session is not None
-    if (code := ended_code(live)) is not None:
-        connection.close(code)
-    elif live is not None:
-        session.role = live.role
-        session.tier = live.subscription.tier
-
-
 async def greet(node: Node, connection: Connection, command: Hello) -> None:
     """Answer the first message: check the token, load the session, rejoin rooms and replay what was missed."""
     wait = node.admission.ask(node.hub.clock(), resuming=bool(command.resume))
@@ -207,6 +215,7 @@ async def _welcome(node: Node, connection: Connection, command: Hello, arrival: 
         role=live.role,
         tier=live.subscription.tier,
         expires_at=_in_loop_time(node, arrival.claims),
+        as_of=live.person_last,
     )
     places = (_prepare(node, session, position) for position in _distinct(node, command.resume))
     ready = await asyncio.gather(*places)
@@ -314,7 +323,7 @@ def _take_up(node: Node, connection: Connection, place: _Place) -> tuple[Resumed
         refused = place.refused or Refused(ErrorCode.NOT_FOUND)
         return Resumed(room=position.room, recovered=False, error=refused.code, message=refused.message), []
     active = place.active
-    enter(node, connection, active, place.admission)
+    preview = enter(node, connection, active, place.admission)
     missed = active.replay.since(position.offset) if place.covered else None
     state: RoomState = node.presence.state(active.id)
     result = Resumed(
@@ -326,6 +335,7 @@ def _take_up(node: Node, connection: Connection, place: _Place) -> tuple[Resumed
         missed=len(missed or ()),
         state=state,
         recent=[] if missed is not None else recent_lines(active),
+        preview_ends_in=preview,
     )
     return result, missed or []
 
@@ -337,7 +347,7 @@ async def refresh(call: Call, command: RefreshToken) -> TokenRefreshed:
     if claims.session != call.session.id or claims.user != call.session.user_id:
         raise Refused(ErrorCode.TOKEN_INVALID, "Refresh with a token of the session that said hello.")
     live = await call.node.sessions.find(claims.session)
-    _apply(call.connection, live)
+    call.node.sessions.apply(call.connection, live)
     call.session.expires_at = _in_loop_time(call.node, claims)
     call.session.warned = False
     return TokenRefreshed(id=command.id, expires_in=round(claims.expires_at - time.time(), 3))

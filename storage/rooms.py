@@ -1,4 +1,4 @@
-"""Looprooms in Postgres: the catalogue, and previews of premium rooms."""
+"""Looprooms in Postgres: the catalogue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from protocol.envelope import Person, RoomId, UserId
+from protocol.envelope import Person, RoomId
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import ContentKind, Room, RoomStatus
 from storage.postgres.pool import Pool, answering
@@ -35,15 +35,6 @@ order by r.title, r.id limit $3
 
 IS_PUBLISHED = """
 select exists (select from rooms where id = $1 and status = 'PUBLISHED')
-"""
-
-OPEN_PREVIEW = """
-with opened as (
-    insert into previews (room_id, user_id) values ($1, $2)
-    on conflict (room_id, user_id) do update set room_id = excluded.room_id
-    returning opened_at
-)
-select extract(epoch from now() - opened_at)::float8 as used from opened
 """
 
 
@@ -75,13 +66,6 @@ async def published(pool: Pool, category: str | None, after: RoomId | None, limi
             raise Refused(ErrorCode.NOT_FOUND, path="$.after")
         rows = await connection.fetch(PUBLISHED, category, after, limit + 1)
     return Page(rooms=[_room(row) for row in rows[:limit]], more=len(rows) > limit)
-
-
-async def open_preview(pool: Pool, room: RoomId, user: UserId) -> float:
-    """Open a free member's preview of a premium room, or find it open; return the seconds since it was opened."""
-    async with answering(pool) as connection:
-        used: float = await connection.fetchval(OPEN_PREVIEW, room, user)
-    return used
 
 
 def _as_id(ref: str) -> RoomId | None:

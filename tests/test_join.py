@@ -43,7 +43,7 @@ from protocol.reactions import (
     RemoveReaction,
     Tally,
 )
-from protocol.rooms import Cue, Departure, JoinRoom, LeaveRoom, RoomLeft
+from protocol.rooms import Cue, Departure, JoinRoom, LeaveRoom, RoomLeft, RoomUnlocked
 from protocol.session import Shed
 from server.join import Visit, readable, run
 from server.terminal import Terminal
@@ -161,7 +161,8 @@ async def test_a_lost_connection_is_visible(peer: Peer) -> None:
         visit.show(CaughtUp(missed=3))
         state = RoomState(online=1, members=[ADA], confidence=Confidence(mean=0, count=0), typing=[BO])
         visit.show(Snapshot(room=ROOM, epoch=EPOCH, offset=9, recent=[line(9)], state=state))
-        visit.show(Departure(ROOM, "premium_required", "Subscribe."))
+        visit.show(RoomUnlocked(ROOM))
+        visit.show(Departure(ROOM, "premium_required", "Subscribe.", pay="http://here/pay"))
         assert clock(paper.fresh()) == [
             "* reconnecting…",
             "* reconnecting… (attempt 4, in 4 s)",
@@ -169,7 +170,8 @@ async def test_a_lost_connection_is_visible(peer: Peer) -> None:
             "* You were away for too long to be told everything. The newest lines:",
             "HH:MM Bo: line 9",
             "* Bo is writing…",
-            "* You were taken out of the room. Subscribe.",
+            "* The room is open to you now, for as long as you like.",
+            "* You were taken out of the room. Subscribe. http://here/pay",
         ]
         assert paper.prompt == "(Bo writing…) > "
         visit.show(RoomPulse(ROOM, typing=[]))

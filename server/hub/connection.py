@@ -57,9 +57,11 @@ _DEFLATE = [ServerPerMessageDeflateFactory(server_no_context_takeover=True, clie
 class Session:
     """Who is on a connection. What they may do is read from here, so a change takes effect at once, everywhere."""
 
-    __slots__ = ("expires_at", "id", "role", "tier", "user", "user_id", "warned")
+    __slots__ = ("as_of", "expires_at", "id", "role", "tier", "user", "user_id", "warned")
 
-    def __init__(self, session: SessionId, user: Person, *, role: str, tier: str, expires_at: float) -> None:
+    def __init__(
+        self, session: SessionId, user: Person, *, role: str, tier: str, expires_at: float, as_of: int = 0
+    ) -> None:
         self.id = session
         self.user = user
         self.user_id: UserId = user.id
@@ -67,6 +69,8 @@ class Session:
         self.tier = tier
         self.expires_at = expires_at
         """When the access token ends, in loop time."""
+        self.as_of = as_of
+        """The offset of the person's newest event when this was read: what was read before it is older."""
         self.warned = False
 
     @property
