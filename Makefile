@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults cocktail check tables clean
+.PHONY: autobahn help run test faults cocktail check tables clean
 
 help:  ## Say what there is.
 	@grep -E '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -21,6 +21,9 @@ faults: .venv/dev  ## Run the fault tests alone: real processes, killed and star
 
 cocktail: .venv/dev  ## Mix all faults at random for ten minutes.
 	$(BIN)/python -m pytest -q -s tests/nodes/test_cocktail.py --cocktail-seconds 600
+
+autobahn: .venv/dev  ## Run the Autobahn|Testsuite where there is one; see tests/autobahn.py.
+	$(BIN)/python -m tests.autobahn
 
 check: .venv/dev  ## What CI calls: format, lint, types, tests.
 	$(BIN)/ruff format --check .

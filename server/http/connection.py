@@ -106,7 +106,10 @@ class HttpConnection(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the transport over."""
+        """Hand the transport over. What is handed over is a request of HTTP/1.1, so one of HTTP/1.0 goes no further."""
+        if self.parser.get_http_version() != "1.1":
+            self._refuse(HTTPStatus.BAD_REQUEST)
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -45,6 +45,8 @@ EXPIRING_SECONDS: Final = 60.0
 EXPIRED_GRACE_SECONDS: Final = 30.0
 CLOSE_SECONDS: Final = 3.0
 """How long a peer has to answer a close before the transport is dropped."""
+DEAF_BYTES: Final = 1 << 20
+"""Bytes that are still read, and thrown away, of a peer who goes on sending after the end began: so that it can read why."""
 CONTROL_RATE: Final = 20.0
 CONTROL_BURST: Final = 200.0
 
@@ -133,7 +135,8 @@ class Connection(asyncio.Protocol):
         """Commands under way."""
         self.alone = False
         """Whether a command is under way that nothing may overlap."""
-        self._deaf = False
+        self._deaf = 0
+        """Bytes that were thrown away."""
         self._fragments: list[bytes] = []
         self._fragments_opcode = Opcode.TEXT
         self._read_holds: set[str] = set()
@@ -171,6 +174,9 @@ class Connection(asyncio.Protocol):
         self._heard_at = self._hub.clock()
         self._pinged_at = None
         if self._deaf:
+            self._deaf += len(data)
+            if self._deaf > DEAF_BYTES:
+                self.transport.abort()
             return
         if len(data) <= PIECE:
             self._feed(data)
@@ -178,9 +184,8 @@ class Connection(asyncio.Protocol):
         for start in range(0, len(data), PIECE):
             self._feed(data[start : start + PIECE])
             if self._closing_at is not None and start + PIECE < len(data):
-                self._deaf = (
-                    True  # what comes now is read and thrown away, so that the close frame can be read there
-                )
+                # What comes now is read and thrown away, so that the close frame can be read there.
+                self._deaf = len(data)
                 return
 
     def eof_received(self) -> bool:
@@ -380,6 +385,8 @@ class Connection(asyncio.Protocol):
     def _feed(self, data: bytes) -> None:
         protocol = self._protocol
         protocol.receive_data(data)
+        if protocol.state is State.OPEN:
+            self._flush()  # pongs go out before the answers to what came after the pings
         for event in protocol.events_received():
             if isinstance(event, Frame):
                 self._frame(event)
