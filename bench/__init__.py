@@ -8,6 +8,8 @@
 ``storm``       all connections break at once and all come back: how long, and is anything missed?
 ``idle``        what does it cost to hold connections on which nothing happens?
 ``http``        how late are the answers of the HTTP side?
+``mix``         people who behave: does everything work for everyone at once, and how does it feel?
+``soak``        the same for hours: does anything grow that should not?
 ``commits``     what does it cost to store a reaction or a line, one by one and by group commit?
 
 Each is ``python -m bench NAME``, against a server that it starts or, with ``--url``, against one that runs.

@@ -10,13 +10,13 @@ from typing import Any
 import click
 import uvloop
 
-from bench import chat, commits, connects, fanout, http, idle, presence, reactions, storm
+from bench import chat, commits, connects, fanout, http, idle, mix, presence, reactions, soak, storm
 from bench.asking import data_option, kept_option, question_options, site_options, split
 from bench.ground import opened
 from bench.result import Result, described, write
 from bench.roomlog import Unexpected
 
-SCENARIOS = (fanout, chat, reactions, presence, connects, storm, idle, http)
+SCENARIOS = (fanout, chat, reactions, presence, connects, storm, idle, http, mix, soak)
 """Modules with a `Question` and an ``ask(question, ground)``; the docstring of each is its question in words."""
 
 

@@ -14,22 +14,16 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Cost(msgspec.Struct):
-    """CPU seconds in user and in kernel mode, and resident memory in bytes."""
+    """CPU seconds, in user and in kernel mode together, and resident memory in bytes."""
 
-    user: float = 0.0
-    system: float = 0.0
+    cpu: float = 0.0
     resident: int = 0
 
-    @property
-    def cpu(self) -> float:
-        """All CPU seconds."""
-        return self.user + self.system
-
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.user + other.user, self.system + other.system, self.resident + other.resident)
+        return Cost(self.cpu + other.cpu, self.resident + other.resident)
 
     def __sub__(self, earlier: Cost) -> Cost:
-        return Cost(self.user - earlier.user, self.system - earlier.system, self.resident - earlier.resident)
+        return Cost(self.cpu - earlier.cpu, self.resident - earlier.resident)
 
 
 def family(pid: int) -> list[int]:
@@ -60,11 +54,23 @@ def cost_of(pid: int) -> Cost:
     fields = _stat(pid)
     if fields is None:
         return Cost()
-    return Cost(
-        user=(int(fields[11]) + int(fields[13])) / _TICK,
-        system=(int(fields[12]) + int(fields[14])) / _TICK,
-        resident=int(fields[21]) * _PAGE,
-    )
+    own = _run_seconds(pid)
+    if own is None:
+        own = (int(fields[11]) + int(fields[12])) / _TICK
+    children = (int(fields[13]) + int(fields[14])) / _TICK
+    return Cost(cpu=own + children, resident=int(fields[21]) * _PAGE)
+
+
+def _run_seconds(pid: int) -> float | None:
+    """Return the time for which all threads of a process have run, by the nanosecond; None where the kernel does not say.
+
+    The fields of ``stat`` count in ticks of 10 ms, which is too coarse for a span of a second.
+    """
+    try:
+        tasks = [task.joinpath("schedstat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return None
+    return sum(int(text.split()[0]) for text in tasks) / 1e9
 
 
 def descriptors(pid: int) -> int:

@@ -24,7 +24,6 @@ from bench.roomlog import Unexpected
 from bench.team import employed, paced, until_true
 from bench.visitor import Visitor
 from protocol.presence import SetConfidence, SetTyping
-from protocol.rooms import LeaveRoom
 
 _TELL_SECONDS = 15.0
 
@@ -54,8 +53,7 @@ class Moving(Party):
         async def move(visitor: Visitor, due: int) -> None:
             try:
                 if visitor.inside:
-                    await visitor.call(LeaveRoom(visitor.seat.room), due)
-                    visitor.inside.clear()
+                    await visitor.leave(visitor.seat.room, due)
                 else:
                     await visitor.join(visitor.seat.room)
             except Unexpected as unexpected:

@@ -22,7 +22,7 @@ from protocol.contract import AnyReply
 from protocol.envelope import Answer, Command, Error, Event, RoomId
 from protocol.presence import RoomPulse
 from protocol.reactions import Reaction
-from protocol.rooms import JoinRoom, RoomJoined
+from protocol.rooms import JoinRoom, LeaveRoom, RoomJoined, RoomLeft
 from protocol.session import Hello, Position, Welcome
 
 ENTER_SECONDS = 60.0
@@ -71,6 +71,7 @@ class Visitor(asyncio.Protocol):
 
     __slots__ = (
         "_asked",
+        "_came_at",
         "_epochs",
         "_gone",
         "_held",
@@ -109,6 +110,7 @@ class Visitor(asyncio.Protocol):
         self._welcome: asyncio.Future[Welcome] | None = None
         self._opened = False
         self._held = b""
+        self._came_at = 0
 
     # What a scenario calls.
 
@@ -130,6 +132,8 @@ class Visitor(asyncio.Protocol):
         """Connect and say hello, with positions if there are any. Raises `Unexpected`, also when turned away."""
         loop = asyncio.get_running_loop()
         house = self._house
+        if (gone := self.drop()) is not None:  # one connection at a time, or everything would come twice
+            await gone
         self._opened, self._held = False, b""
         welcome: asyncio.Future[Welcome] = loop.create_future()
         self._welcome = welcome
@@ -140,18 +144,19 @@ class Visitor(asyncio.Protocol):
         except OSError as error:  # a timeout is one
             self.drop()
             raise Unexpected(f"cannot connect: {str(error) or 'no welcome in time'}") from error
+        except asyncio.CancelledError:
+            self.drop()
+            raise
         self.welcome = welcomed
         return welcomed
 
     async def join(self, room: str) -> RoomJoined:
         """Enter a room. Raises `Unexpected`."""
-        joined = await self.call(JoinRoom(room))
-        self.inside[joined.room.id] = room
-        self._positions[joined.room.id] = joined.offset
-        self._epochs[joined.room.id] = joined.epoch
-        self.online = joined.online
-        self.told = dict(joined.reactions)
-        return joined
+        return await self.call(JoinRoom(room))
+
+    async def leave(self, room: str, due: int | None = None) -> RoomLeft:
+        """Leave a room. Raises `Unexpected`."""
+        return await self.call(LeaveRoom(room), due)
 
     async def call(self, command: Command[AnswerT], due: int | None = None) -> AnswerT:
         """Send a command and wait for its answer. Raises `Unexpected` when it is refused or the connection ends."""
@@ -242,6 +247,7 @@ class Visitor(asyncio.Protocol):
             self._event(message)
         elif isinstance(message, Welcome):
             if self._welcome is not None and not self._welcome.done():
+                self._came_at = time.monotonic_ns()
                 self._take_up(message)  # now, because what was missed may follow in the same read
                 self._welcome.set_result(message)
         elif isinstance(message, Error) and not message.id:
@@ -259,7 +265,8 @@ class Visitor(asyncio.Protocol):
                 self._house.counts["lines"] += 1
                 _, _, due = message.line.text.partition(" due ")
                 if due and self.seat.timed:
-                    self._house.timed("arrival", int(due.split(" ", 1)[0]))
+                    said_at = int(due.split(" ", 1)[0])
+                    self._house.timed("arrival" if said_at >= self._came_at else "caught up", said_at)
         else:
             self._house.counts[type(message).__name__] += 1
 
@@ -296,10 +303,23 @@ class Visitor(asyncio.Protocol):
             if future is not None and not future.done():
                 future.set_exception(Unexpected(f"{what} was refused, {message.code}: {message.message}"))
             return
+        if isinstance(message, RoomJoined):  # now, because the next line may follow in the same read
+            self._enter(message)
+        elif isinstance(message, RoomLeft):
+            self.inside.pop(message.room, None)
+            self._positions.pop(message.room, None)
         house.counts[f"done {what}"] += 1
         house.timed(what, due)
         if future is not None and not future.done():
             future.set_result(cast("Answer", message))
+
+    def _enter(self, joined: RoomJoined) -> None:
+        room = joined.room.id
+        self.inside[room] = joined.room.slug
+        self._positions[room] = joined.offset
+        self._epochs[room] = joined.epoch
+        self.online = joined.online
+        self.told = dict(joined.reactions)
 
     def _take_up(self, welcome: Welcome) -> None:
         for resumed in welcome.resumed:
@@ -313,6 +333,7 @@ class Visitor(asyncio.Protocol):
             else:
                 self._house.counts["rooms lost"] += 1
                 self.inside = {one: slug for one, slug in self.inside.items() if str(one) != resumed.room}
+                self._positions = {one: self._positions[one] for one in self.inside}
             if resumed.state is not None:
                 self.online = resumed.state.online
                 self.told = dict(resumed.state.reactions)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from bench import chat, connects, fanout, http, idle, presence, reactions, storm
+from bench import chat, connects, fanout, http, idle, mix, presence, reactions, soak, storm
 from bench.ground import Ground
 
 
@@ -98,3 +98,29 @@ def test_every_request_is_answered(ground: Ground) -> None:
     assert result.value("sent") == result.value("answered") == 90
     assert result.value("refused") == 30
     assert result.value("/me p50") > 0
+
+
+def test_whoever_behaves_misses_nothing(ground: Ground) -> None:
+    """Lines, bursts, moves and broken networks, forty times as fast as people are: everyone has all of their room, once."""
+    result = mix.ask(mix.Question(people=16, rooms=3, seconds=2.5, hurry=40, drop_every=60), ground)
+    for name in ("missed", "twice", "behind at the end", "rooms lost", "refused", "failed"):
+        assert result.value(name) == 0, name
+    assert result.value("lines begun") == result.value("lines acknowledged") > 0
+    assert result.value("rooms resumed") > 0
+
+
+def test_a_soak_reads_what_could_grow(ground: Ground) -> None:
+    """Every period has its reading, and growth is told by the hour."""
+    result = soak.ask(soak.Question(people=16, rooms=3, seconds=1.5, every=0.3, hurry=40), ground)
+    assert result.value("missed") == result.value("twice") == 0
+    assert len(result.plots[0].lines["resident"]) >= 4
+    assert isinstance(result.value("memory grows by"), float)
+
+
+def test_growth_is_by_the_hour_and_without_the_beginning() -> None:
+    """One unit in ten seconds is 360 an hour; a jump in the first fifth of the time is not growth."""
+    steady = [(float(second), 100.0 + second / 10) for second in range(101)]
+    assert soak.growth(steady) == pytest.approx(360)
+    filled = [(float(second), 50.0 if second < 20 else 100.0) for second in range(101)]
+    assert soak.growth(filled) == pytest.approx(0)
+    assert soak.growth([]) == soak.growth([(1.0, 1.0)]) == 0.0
