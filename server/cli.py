@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -190,6 +192,13 @@ def join(slug: str, name: str, url: str | None, data_dir: str | None) -> None:
 
     address = url or f"http://{loaded.host}:{loaded.port}"
     raise SystemExit(terminal.run(slug, name=name, url=address, data_dir=Path(loaded.data_dir) / "join"))
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure a server from outside: `python -m bench`, whose --help lists its scenarios."""
+    os.execv(sys.executable, [sys.executable, "-m", "bench", *arguments])  # noqa: S606 - our own, with what was typed
 
 
 def _loaded(options: dict[str, Any]) -> Loaded:
