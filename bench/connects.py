@@ -89,6 +89,7 @@ def ask(question: Question, ground: Ground) -> Result:
     seats = seats_of(ground, question.connections, question.people, 0)
     plans = shares(ground, seats, question.clients, at_once=max(1, question.at_once // question.clients))
     with employed(Connector, plans, ground.tester_cores) as team:
+        team.ask("bring", 0)  # every process is there
         meter = Meter(ground.pids, team.pids)
         start = time.monotonic_ns() + int(START_SECONDS * 1e9)
         team.order("run", start, question.rate / len(plans))
