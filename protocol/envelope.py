@@ -90,8 +90,12 @@ class Error(Message, tag="error", kw_only=True):
 
 
 class Person(Struct, omit_defaults=True, kw_only=True):
-    """A user as others see them."""
+    """A user as others see them. One who has left for good is nobody: the id is all zeros and the name is empty."""
 
     id: UserId
     name: str
     avatar: str | None = None
+
+
+NOBODY = Person(id=UserId(UUID(int=0)), name="")
+"""Whoever has left for good."""

@@ -53,11 +53,23 @@ class ErrorCode(StrEnum):
     TOKEN_EXPIRED = "token_expired", 401, False, "Refresh the access token, then try again."
     SESSION_ENDED = "session_ended", 401, False, "Sign in again."
     CREDENTIALS_REFUSED = "credentials_refused", 401, False, "Check the e-mail address and the password."
+    PROOF_REQUIRED = (
+        "proof_required",
+        403,
+        False,
+        "Send your password; or sign in again, and ask within 10 minutes.",
+    )
     FORBIDDEN = "forbidden", 403, False, "Only the author, the host or a moderator may do this."
     ORIGIN_REFUSED = "origin_refused", 403, False, "Use an origin that this server allows."
     HOST_REFUSED = "host_refused", 400, False, "Use a host name that this server answers to."
     NOT_FOUND = "not_found", 404, False, "It does not exist, or is not open to you."
     METHOD_REFUSED = "method_refused", 405, False, "Use one of the methods that the Allow header names."
+    NOT_READY = (
+        "not_ready",
+        409,
+        False,
+        "It is being made. Ask how far it is, and fetch it when it is finished.",
+    )
     NOT_IN_ROOM = "not_in_room", 409, False, "Join the looproom first."
     PREMIUM_REQUIRED = (
         "premium_required",

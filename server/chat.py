@@ -104,6 +104,14 @@ class ChatWriter:
         self._subscriptions = subscriptions
         self.gather: Gather[NewLine, Said] = Gather(self._commit)
 
+    def tell_removed(self, removals: Sequence[tuple[ChatRemoval, Line]]) -> None:
+        """Tell everyone of lines that were removed, each with its new form; call it after the commit."""
+        told: defaultdict[RoomId, list[Packet]] = defaultdict(list)
+        for removal, line in removals:
+            told[removal.room].append(change_packet(removal, line))
+        for room, packets in told.items():
+            self._subscriptions.publish(room, packets)
+
     async def _commit(self, lines: Sequence[NewLine]) -> Sequence[Said | Exception]:
         results = await chat.append(self._pool, lines)
         said: defaultdict[RoomId, list[Packet]] = defaultdict(list)
@@ -160,8 +168,8 @@ async def remove(call: Call, command: RemoveChat) -> ChatRemoved:
     if removed is None:
         event = await chat.removal_of(pool, command.line)
     else:
-        event, line = removed
-        call.node.subscriptions.publish(room, [change_packet(event, line)])
+        event = removed[0]
+        call.node.chat.tell_removed([removed])
     return ChatRemoved(id=command.id, line=command.line, offset=event.offset)
 
 

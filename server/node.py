@@ -15,9 +15,10 @@ from typing import Any, cast
 import uvicorn
 from websockets.typing import Origin
 
-from protocol.envelope import RoomId, SessionId
+from protocol.envelope import RoomId, SessionId, UserId
 from protocol.presence import RoomPulse
 from server import chat as _chat_handlers  # noqa: F401 - importing a domain registers its handlers
+from server import privacy as _privacy_jobs  # noqa: F401 - and its jobs
 from server import subscriptions as _subscription_handlers  # noqa: F401 - the same
 from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
@@ -183,6 +184,10 @@ class Node:
     def session_ended(self, session: SessionId) -> None:
         """Tell every node that a session was ended; its connections are closed within moments."""
         self.announcements.announce(Changed(sessions=[session]))
+
+    def person_left(self, user: UserId, rooms: list[RoomId]) -> None:
+        """Tell every node that a person has left for good, and with them the rooms of which they were the host."""
+        self.announcements.announce(Changed(gone=[user], rooms=rooms))
 
     def _received(self, channel: str, publication: bytes) -> None:
         if channel == CHANNEL:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from protocol.chat import ChatLine, Line
-from protocol.envelope import RoomRef
+from protocol.envelope import RoomId, RoomRef
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import (
     Cue,
     CueSent,
+    Departure,
     GetRoom,
     JoinRoom,
     LeaveRoom,
@@ -75,6 +76,12 @@ class Catalogue:
             reading.add_done_callback(lambda _: self._reading.pop(ref, None))
         return await asyncio.shield(reading)
 
+    async def read(self, room: RoomId) -> Room:
+        """Return a room as it is now, whatever was known of it. Raises `Refused` (not_found)."""
+        self._known = {ref: known for ref, known in self._known.items() if known[1].id != room}
+        self._reading.pop(str(room), None)
+        return await self.find(str(room))
+
     async def _read(self, refs: Sequence[str]) -> Sequence[Room | Exception]:
         found = await rooms.by_refs(self._pool, refs)
         now = self._clock()
@@ -127,6 +134,19 @@ def enter(node: Node, connection: Connection, active: ActiveRoom, admission: Adm
     node.presence.enter(active.id, session.user, connection)
     node.slugs[admission.room.slug] = active.id
     return node.previews.enter(connection, admission.room, admission.preview)
+
+
+async def put_out(node: Node, room: RoomId) -> None:
+    """Read a room that has changed anew, and take everyone out of it who may not know of it any more. Raises `Refused`."""
+    found = await node.catalogue.read(room)
+    active = node.hub.members.rooms.get(room)
+    if active is None:
+        return
+    code = ErrorCode.NOT_FOUND
+    for connection in list(active.connections):
+        if connection.session is not None and not visible(found, connection.session):
+            node.hub.leave(connection, active, at_once=True)
+            connection.send(Departure(room=room, code=code, message=code.advice))
 
 
 def recent_lines(active: ActiveRoom) -> list[Line]:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from protocol.closing import CloseCode
-from protocol.envelope import Error, Person, SessionId, UserId
+from protocol.envelope import Error, Person, RoomId, SessionId, UserId
 from protocol.presence import RoomState
 from protocol.refusals import Disconnect, ErrorCode, Refused
 from protocol.session import (
@@ -39,7 +39,7 @@ from server.hub.connection import Connection, Session
 from server.hub.dispatch import Call, handles
 from server.hub.members import Members, Room
 from server.person_events import Feed
-from server.rooms import Admission, admit, enter, recent_lines
+from server.rooms import Admission, admit, enter, put_out, recent_lines
 from server.tokens import Claims
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
@@ -111,10 +111,15 @@ class LiveSessions:
 
 
 class Changed(Struct):
-    """Tells every node to look at sessions again. It carries no decision: what holds now is read from Postgres."""
+    """Tells every node to look at sessions again, or at rooms. It carries no decision: what holds now is read from Postgres.
+
+    `gone` are people who have left for good: that can't be taken back, so nothing is read.
+    """
 
     sessions: list[SessionId] = []
     users: list[UserId] = []
+    gone: list[UserId] = []
+    rooms: list[RoomId] = []
 
 
 class Announcements:
@@ -138,16 +143,28 @@ class Announcements:
     def look(self, changed: Changed) -> None:
         """Look at sessions that are connected here."""
         members = self._node.hub.members
+        for user in changed.gone:
+            self._part_with(user)
         sessions = {session for session in changed.sessions if members.of_session(session)}
         for user in changed.users:
             sessions |= {c.session.id for c in members.of_user(user) if c.session is not None}
-        task = self._node.hub.loop.create_task(self._look_quietly(list(sessions)))
+        rooms = [room for room in changed.rooms if room in members.rooms]
+        task = self._node.hub.loop.create_task(self._look_quietly(list(sessions), rooms))
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
 
-    async def _look_quietly(self, sessions: list[SessionId]) -> None:
+    def _part_with(self, user: UserId) -> None:
+        """End every connection of somebody who has left for good; the rooms that they were in see them go at once."""
+        for connection in self._node.hub.members.of_user(user):
+            for room in list(connection.rooms.values()):
+                self._node.hub.leave(connection, room, at_once=True)
+            connection.close(CloseCode.SESSION_ENDED)
+
+    async def _look_quietly(self, sessions: list[SessionId], rooms: list[RoomId]) -> None:
         try:
             await self._node.sessions.look_again(self._node.hub.members, sessions)
+            for room in rooms:
+                await put_out(self._node, room)
         except Refused:
             _LOGGER.warning("changed sessions could not be read: they are found by the next sweep")
 

@@ -16,6 +16,8 @@ from msgspec import Struct
 from protocol.chat import ChatLine, ChatRemoval, ChatRevision, Line
 from protocol.envelope import LineId, Person, RoomId, UserId
 from protocol.refusals import ErrorCode, Refused
+from storage.people import person
+from storage.personal import Part
 from storage.postgres.pool import Pool, answering
 
 Durable = ChatLine | ChatRevision | ChatRemoval
@@ -91,23 +93,23 @@ select i.i, k.digest, {_LINE}
 from unnest($1::int[], $2::uuid[], $3::text[]) as i (i, user_id, key)
 join idempotency_keys k using (user_id, key)
 join chat_lines l on l.id = k.line_id
-join users u on u.id = l.author_id
+left join users u on u.id = l.author_id
 """
 
 EVENTS = f"""
 select l."offset", 'LINE' as kind, {_LINE}
-from chat_lines l join users u on u.id = l.author_id
+from chat_lines l left join users u on u.id = l.author_id
 where l.room_id = $1 and l."offset" between $2 and $3
 union all
 select e."offset", e.kind::text, {_LINE}
-from room_events e join chat_lines l on l.id = e.line_id join users u on u.id = l.author_id
+from room_events e join chat_lines l on l.id = e.line_id left join users u on u.id = l.author_id
 where e.room_id = $1 and e."offset" between $2 and $3
 order by 1
 """
 
 LINES_BEFORE = f"""
 select {_LINE}
-from chat_lines l join users u on u.id = l.author_id
+from chat_lines l left join users u on u.id = l.author_id
 where l.room_id = $1 and l."offset" < $2
 order by l."offset" desc limit $3
 """
@@ -118,7 +120,7 @@ select room_id, last from room_positions where room_id = any($1::uuid[])
 
 LOCK_LINE = f"""
 select {_LINE}
-from chat_lines l join users u on u.id = l.author_id
+from chat_lines l left join users u on u.id = l.author_id
 where l.id = $1 and l.room_id = $2
 for update of l
 """
@@ -139,6 +141,34 @@ update chat_lines set text = '', removed_at = now() where id = $1
 ADD_EVENT = """
 insert into room_events (room_id, "offset", kind, line_id, actor_id) values ($1, $2, $3::room_event_kind, $4, $5)
 """
+
+PARTS = (
+    Part(
+        name="chat_lines",
+        columns=("chat_lines.author_id",),
+        rows="""
+        select r.slug as looproom, l.id, l."offset", l.text, l.sent_at, l.edited_at, l.removed_at
+        from chat_lines l join rooms r on r.id = l.room_id
+        where l.author_id = $1 order by l.room_id, l."offset"
+        """,
+        stays="a removed line without text and author: its place and its time, so that the history of the room has no gap",
+    ),
+    Part(
+        name="chat_changes",
+        columns=("room_events.actor_id",),
+        rows="""
+        select r.slug as looproom, e."offset", e.kind::text, e.line_id, e.happened_at
+        from room_events e join rooms r on r.id = e.room_id
+        where e.actor_id = $1 order by e.room_id, e."offset"
+        """,
+        stays="that a line was edited or removed, and when, without by whom",
+    ),
+    Part(
+        name="keys",
+        columns=("idempotency_keys.user_id",),
+        rows="select key, line_id, created_at from idempotency_keys where user_id = $1 order by created_at, key",
+    ),
+)
 
 PRUNE_KEYS = """
 delete from idempotency_keys where (user_id, key) in (
@@ -316,7 +346,7 @@ def _line(row: asyncpg.Record) -> Line:
     return Line(
         id=row["id"],
         offset=row["line_offset"],
-        author=Person(id=row["author_id"], name=row["author_name"], avatar=row["author_avatar"]),
+        author=person(row["author_id"], row["author_name"], row["author_avatar"]),
         text=row["text"],
         sent_at=row["sent_at"],
         edited_at=row["edited_at"],

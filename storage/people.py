@@ -13,8 +13,9 @@ from uuid import uuid4
 import asyncpg
 from msgspec import Meta, Struct
 
-from protocol.envelope import SessionId, UserId
+from protocol.envelope import NOBODY, Person, SessionId, UserId
 from protocol.refusals import ErrorCode, Refused
+from storage.personal import Part
 from storage.postgres.pool import Pool, answering
 from storage.sealing import Sealer
 
@@ -49,6 +50,10 @@ where s.id = $1
 limit 1
 """
 
+HASH_OF = """
+select password_hash from identities where user_id = $1 and provider = 'EMAIL' limit 1
+"""
+
 REHASH = """
 update identities set password_hash = $3
 where user_id = $1 and provider = 'EMAIL' and password_hash = $2
@@ -69,6 +74,25 @@ where i.user_id = n.user_id and i.provider = 'EMAIL' and i.subject = n.address
 
 ADDRESS = "identities.sealed_address"
 """Where addresses are sealed; the row is the person's."""
+
+PARTS = (
+    Part(
+        name="profile",
+        columns=("users.id",),
+        rows="select * from users where id = $1",
+    ),
+    Part(
+        name="identities",
+        columns=("identities.user_id",),
+        rows="""
+        select provider::text, issuer,
+               case when provider <> 'EMAIL' or sealed_address is null then subject end as subject,
+               user_id as bound_to, sealed_address, created_at
+        from identities where user_id = $1 order by provider, issuer, subject
+        """,
+        sealed=(ADDRESS,),
+    ),
+)
 
 
 class Account(Struct, kw_only=True):
@@ -153,10 +177,22 @@ async def seal_addresses(pool: Pool, sealer: Sealer, limit: int = 200) -> int:
     return len(rows)
 
 
+async def password_of(pool: Pool, user: UserId) -> str | None:
+    """Return what a person's password is checked against. None for one who has none."""
+    async with answering(pool) as connection:
+        stored: str | None = await connection.fetchval(HASH_OF, user)
+    return stored
+
+
 async def keep_new_hash(pool: Pool, user: UserId, old: str, new: str) -> None:
     """Replace the hash of a password that has not changed; if it has meanwhile, leave it."""
     async with answering(pool) as connection:
         await connection.execute(REHASH, user, old, new)
+
+
+def person(user: UserId | None, name: str | None, avatar: str | None) -> Person:
+    """Return a person as others see them, as they were found by an outer join: nobody when they are not there any more."""
+    return NOBODY if user is None or name is None else Person(id=user, name=name, avatar=avatar)
 
 
 def _account(row: asyncpg.Record, email: str | None) -> Account:

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from protocol.codec import JSON, MSGPACK
 from protocol.envelope import PersonEvent, UserId
+from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
 from storage.redis.publications import Kind, Packet
 
@@ -55,6 +56,14 @@ delete from person_events where (user_id, "offset") in (
     where happened_at < now() - make_interval(secs => $1) order by happened_at limit 10000
 )
 """
+
+PARTS = (
+    Part(
+        name="events",
+        columns=("person_events.user_id", "person_positions.user_id"),
+        rows='select "offset", body, happened_at from person_events where user_id = $1 order by "offset"',
+    ),
+)
 
 
 class NewEvent(Struct, frozen=True):

@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from protocol.envelope import RoomId, UserId
+from storage.personal import Part
 from storage.postgres.pool import Pool, answering
 
 LEASE_SECONDS: Final = 6.0
@@ -42,6 +43,17 @@ on conflict (room_id, user_id) do update set
     present_until = excluded.present_until
 returning room_id, user_id, used_seconds
 """
+
+PARTS = (
+    Part(
+        name="previews",
+        columns=("previews.user_id",),
+        rows="""
+        select r.slug as looproom, p.used_seconds
+        from previews p join rooms r on r.id = p.room_id where p.user_id = $1 order by p.room_id
+        """,
+    ),
+)
 
 
 class Stretch(Struct, frozen=True):

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from protocol.envelope import UserId
 from protocol.reactions import Reaction, Target
+from storage.personal import Part
 from storage.postgres.pool import Pool, answering
 
 
@@ -94,6 +95,17 @@ select null, target_id, kind::text, total, revision from reaction_totals t
 where target_id in (select target_id from wish)
   and not exists (select from moved m where m.target_id = t.target_id and m.kind = t.kind)
 """
+
+PARTS = (
+    Part(
+        name="reactions",
+        columns=("reactions.user_id",),
+        rows="""
+        select target_kind::text as "on", target_id, kind::text, created_at
+        from reactions where user_id = $1 order by created_at, target_id, kind
+        """,
+    ),
+)
 
 TOTALS = """
 select target_id, kind::text, total, revision from reaction_totals where target_id = any($1::uuid[])

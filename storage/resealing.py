@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from storage import people, session
+from storage import people, privacy, session
 from storage.postgres.pool import Pool, answering
 from storage.sealing import INDEX_KEY, BrokenSeal, Sealer
 
@@ -43,6 +43,7 @@ class Sealed(Struct, frozen=True):
 SEALED: Final = (
     Sealed(people.ADDRESS, "user_id"),
     Sealed(session.DEVICE),
+    Sealed(privacy.PIECE),
     Sealed(INDEX_KEY, "name", "text"),
 )
 """Every sealed column of the database."""

@@ -8,9 +8,11 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from protocol.envelope import Person, RoomId
+from protocol.envelope import RoomId
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import ContentKind, Room, RoomStatus
+from storage.people import person
+from storage.personal import Part
 from storage.postgres.pool import Pool, answering
 
 _ROOM = """
@@ -21,13 +23,13 @@ _ROOM = """
 
 BY_REFS = f"""
 select {_ROOM}
-from rooms r join users u on u.id = r.host_id
+from rooms r left join users u on u.id = r.host_id
 where r.slug = any($1::text[]) or r.id = any($2::uuid[])
 """
 
 PUBLISHED = f"""
 select {_ROOM}
-from rooms r join users u on u.id = r.host_id
+from rooms r left join users u on u.id = r.host_id
 where r.status = 'PUBLISHED' and ($1::text is null or r.category = $1)
   and ($2::uuid is null or (r.title, r.id) > (select title, id from rooms where id = $2))
 order by r.title, r.id limit $3
@@ -36,6 +38,19 @@ order by r.title, r.id limit $3
 IS_PUBLISHED = """
 select exists (select from rooms where id = $1 and status = 'PUBLISHED')
 """
+
+PARTS = (
+    Part(
+        name="looprooms",
+        columns=("rooms.host_id",),
+        rows="""
+        select id, slug, title, description, category, status::text, content::text, content_url, thumbnail, duration_seconds,
+               difficulty, premium, preview_seconds, live, created_at
+        from rooms where host_id = $1 order by created_at, id
+        """,
+        stays="a looproom without host, title, description, picture and content, archived: others have spoken in it",
+    ),
+)
 
 
 class Page(Struct, kw_only=True):
@@ -82,7 +97,7 @@ def _room(row: asyncpg.Record) -> Room:
         title=row["title"],
         description=row["description"],
         category=row["category"],
-        host=Person(id=row["host_id"], name=row["host_name"], avatar=row["host_avatar"]),
+        host=person(row["host_id"], row["host_name"], row["host_avatar"]),
         content=ContentKind(row["content"]),
         status=RoomStatus(row["status"]),
         thumbnail=row["thumbnail"],

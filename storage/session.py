@@ -24,6 +24,7 @@ from msgspec import Struct
 from protocol.envelope import SessionId, UserId
 from protocol.session import SessionEntry
 from protocol.subscriptions import Subscription
+from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
 from storage.sealing import Sealer
 from storage.subscriptions import STANDING, standing_of
@@ -110,6 +111,10 @@ where user_id = $1 and id <> $2 and ended_at is null
 returning id
 """
 
+AGE = """
+select extract(epoch from now() - created_at)::float8 from sessions where id = $1
+"""
+
 FORGET_SESSIONS = """
 delete from sessions where id in (
     select id from sessions where last_seen_at < now() - make_interval(secs => $1) limit 10000
@@ -128,6 +133,19 @@ where s.id = n.id
 
 DEVICE = "sessions.sealed_device"
 """Where names of devices are sealed; the row is the session's."""
+
+PARTS = (
+    Part(
+        name="sessions",
+        columns=("sessions.user_id",),
+        rows="""
+        select id, created_at, last_seen_at, ended_at, ended_because,
+               nullif(device, '') as device, sealed_device, id as bound_to
+        from sessions where user_id = $1 order by created_at, id
+        """,
+        sealed=(DEVICE,),
+    ),
+)
 
 
 class LiveSession(Struct, frozen=True, kw_only=True):
@@ -264,6 +282,13 @@ async def revoke_others(pool: Pool, user: UserId, session: SessionId) -> list[Se
     """End all sessions of `user` but one, and return those that were ended by this."""
     async with answering(pool) as connection:
         return [row["id"] for row in await connection.fetch(REVOKE_OTHERS, user, session)]
+
+
+async def session_age(pool: Pool, session: SessionId) -> float:
+    """Return how many seconds ago somebody signed in. Infinite for a session that is not there."""
+    async with answering(pool) as connection:
+        age: float | None = await connection.fetchval(AGE, session)
+    return float("inf") if age is None else age
 
 
 async def forget_sessions(pool: Pool, after: float) -> None:

@@ -9,6 +9,7 @@ import asyncpg
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
 from protocol.subscriptions import Reason, Subscription, SubscriptionStatus, Tier
+from storage.personal import Part
 from storage.postgres.pool import Pool, answering
 
 STANDING: Final = """
@@ -20,6 +21,24 @@ STANDING: Final = """
 FIND = f"""
 select {STANDING} from users u left join subscriptions sub on sub.user_id = u.id where u.id = $1
 """
+
+PARTS = (
+    Part(
+        name="subscription",
+        columns=("subscriptions.user_id",),
+        rows="select tier::text, status::text, until, renews, reason from subscriptions where user_id = $1",
+    ),
+    Part(
+        name="payment_customers",
+        columns=("payment_customers.user_id",),
+        rows="select id, created_at from payment_customers where user_id = $1 order by created_at, id",
+    ),
+    Part(
+        name="payment_subscriptions",
+        columns=("payment_subscriptions.user_id",),
+        rows="select id, seen_at, body::text from payment_subscriptions where user_id = $1 order by id",
+    ),
+)
 
 
 def standing_of(row: asyncpg.Record) -> Subscription:

@@ -8,6 +8,7 @@ from pathlib import Path
 from protocol.closing import CloseCode, reconnects
 from protocol.refusals import ErrorCode
 from server import settings
+from storage.privacy import PARTS
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -39,7 +40,20 @@ def closes_table() -> str:
     )
 
 
-TABLES = {"settings": settings_table, "errors": errors_table, "closes": closes_table}
+def stays_table() -> str:
+    """What is left of a person who has left for good."""
+    return _table(
+        ("of", "stays"),
+        ((_code(part.columns[0].partition(".")[0]), part.stays) for part in PARTS if part.stays),
+    )
+
+
+TABLES = {
+    "settings": settings_table,
+    "errors": errors_table,
+    "closes": closes_table,
+    "stays": stays_table,
+}
 
 
 def written(text: str) -> str:

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from protocol.contract import ANSWERS, COMMANDS, EVENTS, tag_of
@@ -49,9 +50,14 @@ def test_the_commands_exist() -> None:
     """Every `looprooms` command that is named is one of the command line, with the options that are named; and each is named."""
     named = set(re.findall(r"looprooms ([a-z]+)\b(?=[ `])", README))
     assert named == {name for name, command in main.commands.items() if not command.hidden}
-    for name, option in set(re.findall(r"looprooms ([a-z]+)[^`\n]* (--[a-z-]+)", README)):
-        options = {opt for parameter in main.commands[name].params for opt in parameter.opts}
-        assert option in options, f"looprooms {name} {option}"
+    for name, second, option in set(
+        re.findall(r"looprooms ([a-z]+)(?: ([a-z]+))?[^`\n]* (--[a-z-]+)", README)
+    ):
+        command = main.commands[name]
+        if isinstance(command, click.Group):
+            command = command.commands[second]
+        options = {opt for parameter in command.params for opt in parameter.opts}
+        assert option in options, f"looprooms {name} {second} {option}"
 
 
 def test_the_paths_exist() -> None:

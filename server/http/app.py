@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from protocol.refusals import Refused
-from server.http import auth, grants, keys, operations, page, sessions
+from server.http import auth, grants, keys, operations, page, privacy, sessions
 from server.http.documents import contract, openapi
 from server.http.endpoint import JSON, Endpoint
 from server.http.gate import Gate
@@ -36,6 +36,7 @@ def create_app(node: Node) -> Starlette:
     endpoints = [
         *auth.endpoints(auth.Accounts(node, passwords, grants.Grants(node))),
         *sessions.endpoints(sessions.OwnSessions(node)),
+        *privacy.endpoints(privacy.OwnData(node, passwords)),
         *keys.endpoints(keys.PublishedKeys(node)),
         *operations.endpoints(operations.Operations(node)),
     ]

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 import asyncpg
 
 from protocol.refusals import ErrorCode, Refused
+from storage.postgres.pool import PersonGone
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -34,7 +35,8 @@ class Gather(Generic[ItemT, ResultT]):
 
     `run` takes a batch and returns one result per item, in order; a result that is an exception is raised to its
     submitter alone. When `run` itself fails because of the data, the batch is halved until the poisoned items fail alone;
-    a deadlock or a serialization failure is tried again. A failure that is nobody's data (`Refused`) goes to all.
+    a deadlock or a serialization failure is tried again. A failure that is nobody's data (`Refused`) goes to all; that a person
+    is gone (`PersonGone`) is that person's alone.
 
     At most `limit` items go in one batch; when `waiting` items wait, the next is refused with ``busy``. With a `pause`,
     batches begin at least so many seconds apart: for reads that a storm of clients would otherwise ask for one by one. The
@@ -109,6 +111,8 @@ class Gather(Generic[ItemT, ResultT]):
         self.items += len(batch)
         try:
             results = await self._attempt([item for item, _ in batch])
+        except PersonGone as error:
+            await self._halve(batch, error)
         except (Refused, OSError, asyncpg.InterfaceError) as error:
             # The store is away: those who wait for the next batch would wait for the same answer.
             batch += self._waiting
@@ -116,12 +120,7 @@ class Gather(Generic[ItemT, ResultT]):
             for _, future in batch:
                 _fail(future, error)
         except Exception as error:  # noqa: BLE001 - whose data it was is found by halving
-            if len(batch) == 1:
-                _fail(batch[0][1], error)
-                return
-            middle = len(batch) // 2
-            await self._settle(batch[:middle])
-            await self._settle(batch[middle:])
+            await self._halve(batch, error)
         except BaseException:
             for _, future in batch:
                 future.cancel()
@@ -132,6 +131,15 @@ class Gather(Generic[ItemT, ResultT]):
                     _fail(future, result)
                 elif not future.done():
                     future.set_result(result)
+
+    async def _halve(self, batch: list[tuple[ItemT, asyncio.Future[ResultT]]], error: Exception) -> None:
+        """Find out whose data it was: of one it is that one's, else each half is tried alone."""
+        if len(batch) == 1:
+            _fail(batch[0][1], error)
+            return
+        middle = len(batch) // 2
+        await self._settle(batch[:middle])
+        await self._settle(batch[middle:])
 
     async def _attempt(self, items: list[ItemT]) -> Sequence[ResultT | Exception]:
         for attempt in range(1, _ATTEMPTS + 1):

@@ -81,15 +81,29 @@ async def open_pool(dsn: str, *, size: int = 10, application_name: str = "loopro
         return pool
 
 
+class PersonGone(Refused):
+    """What was to be stored is somebody's who left for good while it was on its way: it is not stored."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.SESSION_ENDED)
+
+
 @asynccontextmanager
 async def answering(pool: Pool) -> AsyncIterator[Connection]:
-    """Lend a connection. Whatever keeps Postgres from answering inside the block is raised as `Refused` (unavailable)."""
+    """Lend a connection. Whatever keeps Postgres from answering inside the block is raised as `Refused` (unavailable).
+
+    A reference to a person who is no longer there is raised as `PersonGone`.
+    """
     with unavailable():
         async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             try:
                 yield connection
             except asyncpg.InternalClientError:
                 connection.terminate()  # it is out of step with its server
+                raise
+            except asyncpg.ForeignKeyViolationError as error:
+                if '"users"' in (error.detail or ""):
+                    raise PersonGone from error
                 raise
 
 

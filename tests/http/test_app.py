@@ -45,7 +45,9 @@ async def test_unknown_path(site: Site, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("paths", "allowed"), [(POSTS, {"POST"}), (GETS, {"GET", "HEAD"})], ids=["POST", "GET"]
+    ("paths", "allowed"),
+    [(POSTS, {"POST"}), (GETS[1:], {"GET", "HEAD"}), (["/me"], {"GET", "HEAD", "DELETE"})],
+    ids=["POST", "GET", "several"],
 )
 async def test_wrong_method(site: Site, paths: list[str], allowed: set[str]) -> None:
     """A method that a path does not have is refused, and those that it has are all named."""

@@ -1,0 +1,59 @@
+"""Privacy: what is done by jobs when somebody wants what is theirs, or leaves for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+from protocol.envelope import RoomId
+from protocol.reactions import TargetKind
+from server.jobs import performs
+from storage.departures import Departure, erase_lines, settle_left
+from storage.jobs import Periodic
+from storage.presence import Count
+from storage.privacy import MakeExport, forget_exports, make_export
+
+if TYPE_CHECKING:
+    from server.node import Node
+
+LINES: Final = 100
+REACTIONS: Final = 500
+PAUSE_SECONDS: Final = 0.02
+"""Between two batches of what somebody leaves: the rooms are there for those who stay."""
+
+
+@performs(MakeExport, together=1, within=600.0)
+async def write_down(node: Node, job: MakeExport) -> None:
+    """Write down everything about a person."""
+    await make_export(node.stores.pool, node.stores.sealer, job.export)
+
+
+class ForgetExports(Periodic, tag="exports.forget"):
+    """Deletes exports that nobody can fetch any more."""
+
+
+@performs(ForgetExports, every=600.0)
+async def forget(node: Node, job: ForgetExports) -> None:  # noqa: ARG001 - whichever period it is
+    """Delete what has expired."""
+    await forget_exports(node.stores.pool)
+
+
+@performs(Departure, together=2, within=3600.0)
+async def clear_away(node: Node, job: Departure) -> None:
+    """Remove what somebody said who has left, and take what they gave out of the totals; everyone sees it as it happens."""
+    node.person_left(job.user, job.rooms)  # again: a node may have heard nothing when they left
+    pool = node.stores.pool
+    while (erased := await erase_lines(pool, job.user, LINES)).count:
+        node.chat.tell_removed(erased.removals)
+        await asyncio.sleep(PAUSE_SECONDS)
+    while taken := await settle_left(pool, job.departure, REACTIONS):
+        counts: defaultdict[RoomId, list[Count]] = defaultdict(list)
+        for one in taken:
+            if one.target.kind is TargetKind.LOOPROOM:
+                counts[RoomId(one.target.id)].append(
+                    Count(one.kind, -one.taken, one.total.total, one.total.revision)
+                )
+        for room, changed in counts.items():
+            node.presence.reacted(room, changed, [], [])
+        await asyncio.sleep(PAUSE_SECONDS)
