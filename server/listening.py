@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from typing import Final
 
@@ -32,6 +33,12 @@ def listen(host: str, port: int, sockets: int = 1) -> list[socket.socket]:
     except OSError as error:
         raise PortError(f"Port {port} of {host} can't be used: {os.strerror(error.errno or 0)}.") from None
     return shared
+
+
+def allow_files() -> None:
+    """Let this process have as many open files as it may: each connection is one, and the usual limit is for people's shells."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _resolved(

@@ -51,12 +51,20 @@ class _NodeCollector(Collector):
             int(node.quotas.limiter.away),
         )
         yield self._gauge("loop_lag_seconds", "How late the event loop was lately.", hub.wheel.lag)
+        yield self._gauge("gc_pause_worst_seconds", "Longest garbage collection so far.", node.garbage.worst)
         yield self._gauge("commits_waiting", "Chat lines that wait for a commit.", len(node.chat.gather))
         for name, meaning, value in (
+            ("gc_pause_seconds", "Seconds spent in garbage collections.", node.garbage.seconds),
+            ("gc_collections", "Garbage collections.", node.garbage.collections),
             ("deliveries", "Events written or queued, once per receiver.", hub.fanout.deliveries),
             ("fanout_turns", "Turns of the fan-out.", hub.fanout.turns),
             ("commands", "Commands begun.", node.dispatcher.commands),
             ("refusals", "Commands answered with an error.", node.dispatcher.refused),
+            (
+                "turned_away",
+                "Connections that were turned away because their address makes too many.",
+                node.door.turned_away,
+            ),
             (
                 "limited",
                 "Times that a limit which nodes share said no, over the websocket and HTTP.",
@@ -120,5 +128,5 @@ class _NodeCollector(Collector):
     def _gauge(self, name: str, meaning: str, value: float) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"looprooms_{name}", meaning, value=value)
 
-    def _counter(self, name: str, meaning: str, value: int) -> CounterMetricFamily:
+    def _counter(self, name: str, meaning: str, value: float) -> CounterMetricFamily:
         return CounterMetricFamily(f"looprooms_{name}", meaning, value=value)

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ from server import privacy as _privacy_jobs  # noqa: F401 - and its jobs
 from server import subscriptions as _subscription_handlers  # noqa: F401 - the same
 from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
+from server.door import Door
+from server.garbage import Garbage
 from server.http.app import create_app
 from server.http.connection import HttpConnection
 from server.hub.admission import Admission
@@ -73,6 +76,7 @@ class Node:
     presence: PresenceTracker
     quotas: Quotas
     person_events: PersonEvents
+    door: Door
     sessions: LiveSessions
     admission: Admission
     announcements: Announcements
@@ -89,6 +93,7 @@ class Node:
         self.slugs: dict[str, RoomId] = {}
         """The ids of rooms that were entered by their slug."""
         self.lags = Lags()
+        self.garbage = Garbage()
         self.replayed = 0
         """Events that were replayed to clients who came back."""
         self.snapshots = 0
@@ -111,6 +116,7 @@ class Node:
         sealer = await open_sealer(pool, settings.sealing_keys)
         node.stores = Stores(pool, open_redis(settings.redis_url), broker, await database_epoch(pool), sealer)
         node.quotas = Quotas(Limiter(node.stores.redis), settings.limits_factor)
+        node.door = Door(node.addresses, node.quotas)
         node.tokens = Tokens(settings)
         key_file = KeyFile(Path(settings.signing_keys_file), node.tokens.take)
         if settings.signing_keys_file:
@@ -143,6 +149,7 @@ class Node:
         node.reactions = ReactionWriter(node)
         node.dispatcher = Dispatcher(node, lambda connection, hello: greet(node, connection, hello))
         node.hub.receive = node.dispatcher.receive
+        node.hub.admits = node.door.admits_behind
         node.hub.left = node._left
         node.hub.refresh = node._refresh
         await broker.start()
@@ -246,16 +253,18 @@ async def serve_node(
     sockets: list[socket.socket],
     stop: asyncio.Event,
     ready: Callable[[], None] | None = None,
+    alone: bool = False,
 ) -> None:
     """Run a node on `sockets` until `stop` is set, then drain it.
 
-    `ready` is called when the node takes connections. Raises `Refused` (unavailable) when Postgres is not there.
+    `ready` is called when the node takes connections. `alone` says that the process is the node's, and that its garbage
+    collector may be set for it. Raises `Refused` (unavailable) when Postgres is not there.
     """
     node = await Node.open(settings)
     server = _Server(
         uvicorn.Config(
             create_app(node),
-            http=HttpConnection,
+            http=cast("Any", partial(HttpConnection, door=node.door)),
             ws=cast("Any", node.hub.connect),  # uvicorn calls it like a class
             lifespan="off",
             log_config=None,
@@ -266,11 +275,15 @@ async def serve_node(
             timeout_graceful_shutdown=3,
         )
     )
+    collecting: asyncio.Task[None] | None = None
     serving = asyncio.create_task(server.serve(sockets=sockets))
     stopping = asyncio.create_task(stop.wait())
     try:
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.005)
+        if alone:
+            node.garbage.start()
+            collecting = asyncio.create_task(node.garbage.run())
         if ready is not None and server.started:
             ready()
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -280,6 +293,8 @@ async def serve_node(
         await serving
     finally:
         stopping.cancel()
+        if collecting is not None:
+            collecting.cancel()
         await node.aclose()
 
 

@@ -21,7 +21,7 @@ import uvloop
 from protocol.refusals import Refused
 from server.keys import DEMO_PASSWORD, SEALING_KEYS, SIGNING_KEYS, kept, put_first
 from server.keys import new_key as make_key
-from server.listening import PortError, listen
+from server.listening import PortError, allow_files, listen
 from server.logs import start_logging
 from server.node import serve_node
 from server.passwords import Passwords
@@ -106,6 +106,8 @@ def reseal_now(settings: Settings, *, new_key: bool) -> str:
 
 
 def _run(work: Awaitable[ResultT]) -> ResultT:
+    allow_files()
+
     async def run() -> ResultT:
         return await work
 
@@ -143,7 +145,7 @@ async def _serve(settings: Settings) -> int:
             click.echo(_announcement(settings, folder, password))
 
         if len(sockets) == 1:
-            await serve_node(completed, sockets=sockets, stop=stop, ready=ready)
+            await serve_node(completed, sockets=sockets, stop=stop, ready=ready, alone=True)
         else:
             workers = Workers(completed, sockets)
             await workers.run(stop, ready)
@@ -165,7 +167,7 @@ async def _work(settings: Settings, listener: socket.socket) -> int:
         sys.stdout.buffer.write(READY)
         sys.stdout.buffer.flush()
 
-    await serve_node(settings, sockets=[listener], stop=stop, ready=ready)
+    await serve_node(settings, sockets=[listener], stop=stop, ready=ready, alone=True)
     return 0
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 
 import pytest
 
-from server.listening import PortError, listen
+from server.listening import PortError, allow_files, listen
 from tests.nodes.cluster import free_port
 
 
@@ -66,3 +67,14 @@ def test_a_name_that_is_none() -> None:
     """What no address belongs to is said."""
     with pytest.raises(PortError, match=r"^no\.invalid is no address of this machine: "):
         listen("no.invalid", 80)
+
+
+def test_as_many_files_as_may_be() -> None:
+    """The usual limit of open files, a thousand, is no limit of connections."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most), most))
+        allow_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))

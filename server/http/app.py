@@ -48,6 +48,8 @@ def create_app(node: Node) -> Starlette:
                 hosts=node.settings.allowed_hosts,
                 origins=node.settings.allowed_origins,
                 methods={endpoint.method for endpoint in endpoints},
+                addresses=node.addresses,
+                https=node.settings.public_url.startswith("https:"),
             )
         ],
         exception_handlers={Refused: answer_refused, HTTPException: answer_routing},

@@ -13,6 +13,9 @@ It costs two additions and a comparison per read, and one timer per connection: 
 moves, it looks at the deadline when it fires and sleeps again. For that no deadline may be shorter than `LOOK_SECONDS`.
 
 A websocket handshake is handed over to the hub's class, as uvicorn does it; from then on this object is gone.
+
+Whom the `Door` does not let in is answered 429 without having been asked what for; when many are, they are cut off without a
+word: an answer that can be read takes a place for a second.
 """
 
 from __future__ import annotations
@@ -27,12 +30,14 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from protocol.refusals import ErrorCode, Refused
+from server.door import Door
 from server.http.problems import MEDIA_TYPE, problem_of
 
 _OVERHEAD: Final = 8
 """Bytes on the wire for one byte of body, in the worst way of chunking it that is not abuse."""
 _LINGER_SECONDS: Final = 1.0
 _LINGER_BYTES: Final = 262144
+_MOST_LINGERING: Final = 100
 _MOST_PIPELINED: Final = 16
 _NEVER: Final = math.inf
 
@@ -54,8 +59,10 @@ class HttpConnection(HttpToolsProtocol):
     DISCARD_BYTES: ClassVar[int] = 1048576
     """What is still read of a body that was refused already, so that the refusal can be read."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, door: Door | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._door = door
+        self._turned_away_by: Door | None = None
         self._received = 0
         """Bytes since the end of the last request."""
         self._delivered = 0
@@ -74,6 +81,10 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """Start the clock."""
+        peer = transport.get_extra_info("peername")
+        if self._door is not None and peer and not self._door.admits(peer[0]):
+            self._turn_away(self._door, transport)
+            return
         super().connection_made(transport)
         self._deadline = self.loop.time() + self.HEAD_SECONDS
         self._timer = self.loop.call_at(self._deadline, self._look)
@@ -83,6 +94,8 @@ class HttpConnection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._turned_away_by is not None:
+            self._turned_away_by.lingering -= 1
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -221,6 +234,15 @@ class HttpConnection(HttpToolsProtocol):
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
 
+    def _turn_away(self, door: Door, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        if door.lingering >= _MOST_LINGERING:
+            transport.abort()
+            return
+        door.lingering += 1
+        self._turned_away_by = door
+        self._refuse(HTTPStatus.TOO_MANY_REQUESTS)
+
     def _refuse(self, status: HTTPStatus) -> None:
         """Say why, then close; meanwhile what comes is read and dropped, for a reset would take the answer away again."""
         self._refused = True
@@ -257,6 +279,7 @@ class HttpConnection(HttpToolsProtocol):
 _REASONS: Final = {
     HTTPStatus.BAD_REQUEST: Refused(ErrorCode.MALFORMED, "This is no HTTP request."),
     HTTPStatus.REQUEST_TIMEOUT: Refused(ErrorCode.TOO_SLOW),
+    HTTPStatus.TOO_MANY_REQUESTS: Refused(ErrorCode.RATE_LIMITED, retry_after=1.0),
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: Refused(
         ErrorCode.TOO_LARGE, "Send fewer and shorter headers."
     ),
@@ -264,9 +287,11 @@ _REASONS: Final = {
 
 
 def _refusal(status: HTTPStatus) -> bytes:
-    body = msgspec.json.encode(problem_of(_REASONS[status], status))
+    reason = _REASONS[status]
+    body = msgspec.json.encode(problem_of(reason, status))
+    wait = "" if reason.retry_after is None else f"retry-after: {math.ceil(reason.retry_after)}\r\n"
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
-        "cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
+        f"{wait}cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
     )
     return head.encode() + body

@@ -19,11 +19,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.refusals import ErrorCode, Refused
+from server.addresses import Addresses
 from server.http.problems import response_of
 
 _LOGGER = logging.getLogger("looprooms.http")
 
 PREFLIGHT_SECONDS: Final = 600
+_HTTPS_ONLY: Final = "max-age=31536000"
+"""For a year, and this name alone: what else stands under its domain is not ours to decide."""
 _SECURITY: Final = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -35,12 +38,25 @@ _SECURITY: Final = {
 
 
 class Guard:
-    """ASGI middleware around all routes."""
+    """ASGI middleware around all routes.
+
+    Browsers are told to come by TLS alone (HSTS) where the world does: `https` says so of all of it, and a proxy among those
+    that `addresses` trusts says so of a request (``X-Forwarded-Proto``).
+    """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Iterable[str], origins: Iterable[str], methods: Iterable[str]
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Iterable[str],
+        origins: Iterable[str],
+        methods: Iterable[str],
+        addresses: Addresses,
+        https: bool,
     ) -> None:
         self._app = app
+        self._addresses = addresses
+        self._https = https
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origins)
         self._methods = ", ".join(sorted(methods))
@@ -59,6 +75,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 started = True
                 self._finish(MutableHeaders(scope=message), origin)
+                if self._is_https(scope, headers):
+                    MutableHeaders(scope=message)["strict-transport-security"] = _HTTPS_ONLY
             await send(message)
 
         try:
@@ -98,6 +116,13 @@ class Guard:
                 },
             )
         return None
+
+    def _is_https(self, scope: Scope, headers: Headers) -> bool:
+        if self._https:
+            return True
+        client = scope.get("client")
+        said = headers.get("x-forwarded-proto", "").rpartition(",")[2].strip().lower()
+        return said == "https" and client is not None and self._addresses.trusts(client[0])
 
     def _finish(self, headers: MutableHeaders, origin: str | None) -> None:
         for name, value in _SECURITY.items():

@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         self.codec = JSON
         self.dialect = Dialect.JSON
         self.outbox: Outbox | None = None
-        """Only while the transport takes no more."""
+        """Only while the transport takes no more, and from the beginning of the end on."""
         self.clean = False
         """Whether the client said goodbye (close code 1000)."""
         self.queue: deque[Command[Any]] = deque()
@@ -191,6 +191,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Take the end of the peer's bytes as the end of the connection."""
         self._protocol.receive_eof()
+        self._end()  # the transport closes now, but only when what waits in it is written
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
@@ -211,6 +212,8 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Stop writing and reading: whoever does not read is not listened to either."""
+        if self._closing_at is not None:
+            return
         now = self._hub.clock()
         self._lagging_since = now
         self.outbox = Outbox(self._hub.limits.outbox_bytes)
@@ -222,7 +225,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Deliver what waited, tell what was left out, and rejoin the fast lane."""
         outbox = self.outbox
-        if outbox is None:
+        if outbox is None or self._closing_at is not None:
             return
         self.outbox = None
         self._lagging_since = None
@@ -236,7 +239,8 @@ class Connection(asyncio.Protocol):
             self.send(Shed(passing=outbox.passing, latest=len(outbox.stale)))
             for room_id in outbox.stale & self.rooms.keys():
                 self._hub.refresh(self, room_id)
-        self.release_reading("writing")
+        if self.outbox is None:  # else what waited was too much for the transport
+            self.release_reading("writing")
 
     # What the wheel calls.
 
@@ -320,7 +324,7 @@ class Connection(asyncio.Protocol):
     def hold(self, room: Room, packets: list[Packet]) -> None:
         """Take what a room says while the transport takes no more: keep, count or conflate by class."""
         outbox = self.outbox
-        if outbox is None:  # caught up, or gone, since the audience was made
+        if outbox is None:  # caught up since the audience was made
             self.replay(packets)
             return
         must = [packet for packet in packets if packet.kind in (Kind.LINE, Kind.DURABLE)]
@@ -336,24 +340,22 @@ class Connection(asyncio.Protocol):
         """Close with `code`; the peer has `CLOSE_SECONDS` to answer."""
         if self._closing_at is not None:
             return
-        self._closing_at = self._hub.clock() + CLOSE_SECONDS
         self._hub.closes[code] += 1
-        self.outbox = None
-        self.queue.clear()
+        self._end()
         if self._protocol.state is not State.OPEN:
             self.transport.abort()
             return
         self._protocol.send_close(code, _cut(reason or code.meaning))
         self._flush()
-        self.release_reading("writing")
-        self._hub.wheel.watch(self, self._closing_at)
 
     def shutdown(self) -> None:
         """Close because the node stops (the name that uvicorn calls)."""
         self.close(CloseCode.DRAINING)
 
     def hold_reading(self, why: str) -> None:
-        """Read no more until `release_reading` was called for every reason that there is."""
+        """Read no more until `release_reading` was called for every reason that there is, or the end has begun."""
+        if self._closing_at is not None:
+            return
         if not self._read_holds and not self.transport.is_closing():
             self.transport.pause_reading()
         self._read_holds.add(why)
@@ -366,6 +368,17 @@ class Connection(asyncio.Protocol):
                 self.transport.resume_reading()
 
     # Bytes in and out.
+
+    def _end(self) -> None:
+        """Begin the end: a close frame is the last that the peer gets, and its answer is all that is waited for."""
+        self._closing_at = self._hub.clock() + CLOSE_SECONDS
+        self.outbox = Outbox(0)  # takes this connection out of the loop of the fan-out
+        for room in self.rooms.values():
+            room.changed()
+        self.queue.clear()
+        for why in list(self._read_holds):
+            self.release_reading(why)
+        self._hub.wheel.watch(self, self._closing_at)
 
     def _drop(self) -> None:
         """End the transport; politely when nothing waits to be written, so that the peer can read the close frame."""
@@ -390,12 +403,11 @@ class Connection(asyncio.Protocol):
         for event in protocol.events_received():
             if isinstance(event, Frame):
                 self._frame(event)
-            elif isinstance(event, Request):
-                self._handshake(event)
+            else:  # there is one request, and it comes first
+                self._handshake(cast("Request", event))
         self._flush()
         if protocol.close_expected() and self._closing_at is None:
-            self._closing_at = self._hub.clock() + CLOSE_SECONDS
-            self._hub.wheel.watch(self, self._closing_at)
+            self._end()
 
     def _flush(self) -> None:
         for data in self._protocol.data_to_send():
@@ -419,6 +431,11 @@ class Connection(asyncio.Protocol):
         elif len(self._hub.members.connections) > self._hub.limits.connections:
             response = protocol.reject(HTTPStatus.SERVICE_UNAVAILABLE, "This node is full; try again.\n")
             response.headers["Retry-After"] = "5"
+        elif not self._hub.admits(self._peer(), request.headers.get_all("X-Forwarded-For")):
+            response = protocol.reject(
+                HTTPStatus.TOO_MANY_REQUESTS, "Too many connections from your address.\n"
+            )
+            response.headers["Retry-After"] = "1"
         else:
             response = protocol.accept(request)
             if isinstance(protocol.handshake_exc, InvalidHandshake) and "Sec-WebSocket-Version" in str(
@@ -436,6 +453,15 @@ class Connection(asyncio.Protocol):
             self.dialect = Dialect.JSON_DEFLATED if deflated else Dialect.JSON
         else:
             self.dialect = Dialect.MSGPACK_DEFLATED if deflated else Dialect.MSGPACK
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Close because of what the peer sent; what else it has sent is not heard."""
+        self._protocol.fail(code, reason)
+        self._end()
+
+    def _peer(self) -> str:
+        peer = self.transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) else ""
 
     def _frame(self, frame: Frame) -> None:
         if self._closing_at is not None:
@@ -458,7 +484,7 @@ class Connection(asyncio.Protocol):
         self._fragments.append(bytes(frame.data))
         if len(self._fragments) > MOST_FRAGMENTS:
             self._fragments.clear()
-            self._protocol.fail(1009, f"a message may have at most {MOST_FRAGMENTS} fragments")
+            self._fail(1009, f"a message may have at most {MOST_FRAGMENTS} fragments")
         elif frame.fin:
             whole = b"".join(self._fragments)
             self._fragments.clear()
@@ -469,7 +495,7 @@ class Connection(asyncio.Protocol):
             try:
                 data.decode()
             except UnicodeDecodeError:
-                self._protocol.fail(1007, "a text message must be UTF-8")  # RFC 6455, section 8.1
+                self._fail(1007, "a text message must be UTF-8")  # RFC 6455, section 8.1
                 return
         if self.session is None and len(data) > HELLO_BYTES:
             self.close(CloseCode.BAD_HELLO, f"hello is at most {HELLO_BYTES} bytes")

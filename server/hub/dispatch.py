@@ -131,35 +131,30 @@ class Dispatcher:
         except Unreadable as unreadable:
             self._limited(connection, unreadable.id, unreadable)
             return
-        if connection.session is None or isinstance(command, Hello):
+        if isinstance(command, Hello):
             self._hello(connection, command)
             return
-        self._accept(connection, command)
+        if connection.session is None and not connection.alone:
+            self._limited(connection, command.id, Refused(ErrorCode.HELLO_FIRST))
+            return
+        wait = connection.bucket.take(self._node.hub.clock())
+        if wait:
+            self._refuse_flood(connection, command.id, wait)
+            return
+        self.commands += 1
+        connection.queue.append(command)  # while hello is being answered, what follows it waits its turn
+        self._continue(connection)
 
     async def settle(self) -> None:
         """Wait until every command that was begun has been answered."""
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
-    def _hello(self, connection: Connection, command: Command[Any]) -> None:
-        if isinstance(command, Hello):
-            if connection.session is not None or connection.alone:
-                self._limited(connection, command.id, Refused(ErrorCode.HELLO_AGAIN))
-                return
-            self._begin(connection, command, self._greet(connection, command), alone=True)
-        elif connection.alone:  # hello is being answered: what follows it waits its turn
-            self._accept(connection, command)
+    def _hello(self, connection: Connection, command: Hello) -> None:
+        if connection.session is not None or connection.alone:
+            self._limited(connection, command.id, Refused(ErrorCode.HELLO_AGAIN))
         else:
-            self._limited(connection, command.id, Refused(ErrorCode.HELLO_FIRST))
-
-    def _accept(self, connection: Connection, command: Command[Any]) -> None:
-        wait = connection.bucket.take(self._node.hub.clock())
-        if wait:
-            self._refuse_flood(connection, command.id, wait)
-            return
-        self.commands += 1
-        connection.queue.append(command)
-        self._continue(connection)
+            self._begin(connection, command, self._greet(connection, command), alone=True)
 
     def _continue(self, connection: Connection) -> None:
         """Start what may start now, in order."""
@@ -178,7 +173,7 @@ class Dispatcher:
     def _start(self, connection: Connection, command: Command[Any], registered: _Registered) -> None:
         session = connection.session
         if session is None:  # hello was refused: what came after it is still not heard
-            self._limited(connection, command.id, Refused(ErrorCode.HELLO_FIRST))
+            self._refuse(connection, command.id, Refused(ErrorCode.HELLO_FIRST))
             return
         if registered.limit is not None:
             verdict = self._node.quotas.spend(registered.limit, str(session.user_id), session)
@@ -219,10 +214,7 @@ class Dispatcher:
             connection.running -= 1
             if alone:
                 connection.alone = False
-            if connection.queue:
-                self._continue(connection)
-            else:
-                connection.release_reading("commands")
+            self._continue(connection)
 
     # Saying no.
 

@@ -77,6 +77,8 @@ class Hub:
         self.receive: Callable[[Connection, Opcode, bytes], None]
         """Takes a whole message of a connection."""
         self.left: Left
+        self.admits: Callable[[str, list[str]], bool] = lambda _peer, _forwarded: True
+        """Says whether a handshake goes on: asked with the peer's address, and what proxies say of whom they forward for."""
         self.refresh: Callable[[Connection, RoomId], None]
         """Sends the whole ephemeral state of a room to a connection that has missed some of it."""
 
@@ -88,11 +90,15 @@ class Hub:
     def enter(self, connection: Connection, room: Room) -> None:
         """Put a connection into a room: it gets every event after those that are already on their way."""
         self.fanout.settle(room)
+        if connection in room.connections:  # it joins again: what its new snapshot has must come before it
+            self.fanout.hurry(connection)
         self.members.enter(connection, room)
 
     def leave(self, connection: Connection, room: Room, *, at_once: bool) -> None:
-        """Take a connection out of a room. Nothing happens when it is not in it."""
+        """Take a connection out of a room: nothing of it comes afterwards. Nothing happens when it is not in it."""
         if connection in room.connections:
+            if connection.open:
+                self.fanout.hurry(connection)
             self.members.leave(connection, room)
             self.left(connection, room, at_once=at_once)
 

@@ -90,7 +90,7 @@ class Replay:
         return [self._renewed(index) for index in range(len(self.packets) - missed, len(self.packets))]
 
     def prepend(self, packets: Sequence[Packet]) -> None:
-        """Add older events (without gaps) that end just before `first`; what does not join on is left out.
+        """Add older events (without gaps) that end just before `first`; what does not join on, or fit in, is left out.
 
         While they were being read, some may have been changed by events that are here already.
         """
@@ -98,8 +98,12 @@ class Replay:
             if packet.offset == self.first - 1 and len(self.packets) < self._window:
                 if (change := self._changes.get(packet.offset)) is not None:
                     packet = _replaced(packet, change)
-                elif packet.of and self._changes.setdefault(packet.of, packet) is not packet:
+                elif packet.of in self._changes:
                     packet = _emptied(packet)
+                if self._bytes + _size(packet) > self._limit:
+                    return
+                if packet.of:
+                    self._changes.setdefault(packet.of, packet)
                 self.packets.appendleft(packet)
                 self._bytes += _size(packet)
 

@@ -8,12 +8,18 @@ next. Hearing from a peer costs an assignment and no timer work at all.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from math import ceil
 from typing import Protocol
 
+_LOGGER = logging.getLogger("looprooms.wheel")
+
 TICK = 0.25
 """Seconds between two looks: how late a deadline may be noticed."""
+
+RETRY = 5.0
+"""Seconds after which a thing whose deadline failed, by a bug, is asked again."""
 
 
 class Watched(Protocol):
@@ -82,6 +88,10 @@ class Wheel:
                 if thing.slot != slot:  # it was moved to an earlier slot, or forgotten
                     continue
                 thing.slot = 0
-                again = thing.on_deadline(now)
+                try:
+                    again = thing.on_deadline(now)
+                except Exception:  # the others of this slot are not to lose their deadlines by it
+                    _LOGGER.exception("a deadline failed")
+                    again = now + RETRY
                 if again is not None:
                     self.watch(thing, again)

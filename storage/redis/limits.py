@@ -24,6 +24,7 @@ that, but N nodes allow N times the rate. The buckets here are bounded: those th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -33,6 +34,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from protocol.refusals import Refused
 from storage.postgres.gather import Gather
 from storage.redis.pool import Command, Redis, RedisAway, evaluate, ping
 
@@ -173,6 +175,8 @@ class Limiter:
         return await self._asking.submit(asked)
 
     async def _ask(self, batch: Sequence[_Asked]) -> Sequence[Verdict]:
+        if self.away:  # it was lost while these waited
+            return [self._decide_here(asked) for asked in batch]
         try:
             replies = await self._redis.run_all([_command(asked) for asked in batch])
         except RedisAway:
@@ -244,8 +248,9 @@ class Limiter:
         used = bucket.full_at - self._clock()
         if self.away or bucket.reporting or used <= owing.limit.window * _REPORTED_FROM:
             return
-        bucket.reporting = True
-        self._reports.submit(owing).add_done_callback(lambda _: self._reported(owing))
+        with contextlib.suppress(Refused):  # too many wait already: the next spending reports
+            self._reports.submit(owing).add_done_callback(lambda _: self._reported(owing))
+            bucket.reporting = True
 
     def _reported(self, owing: _Owing) -> None:
         owing.bucket.reporting = False

@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import httpx2
@@ -93,7 +94,7 @@ async def serving(settings: Settings, http: type[HttpConnection] = HttpConnectio
     server = _Server(
         uvicorn.Config(
             app,
-            http=http,
+            http=cast("Any", partial(http, door=node.door)),
             ws=cast("Any", node.hub.connect),
             lifespan="off",
             log_config=None,

@@ -15,6 +15,10 @@ import pytest
 from server.http.connection import HttpConnection
 from tests.http.conftest import Servers
 from tests.http.serving import Site, serving
+from tests.redis.valkeys import Valkey, until
+from tests.stores import valkey
+
+__all__ = ["valkey"]
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -374,3 +378,33 @@ async def test_resets_leave_nothing(site: Site) -> None:
         await asyncio.sleep(0.01)
     assert len(connections) <= before
     assert await is_alive(site)
+
+
+async def test_too_many_connections(servers: Servers, valkey: Valkey) -> None:
+    """An address that connects too often is told so without being heard, and nothing of it is kept; the next second is another."""
+    settings = await servers.settings(REDIS_URL=valkey.url, LOOPROOMS_LIMITS_FACTOR="0.01")
+    async with serving(settings) as site:
+        closing = LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        answers = await asyncio.gather(*(site.raw(closing) for _ in range(50)))
+        refused = [answer for answer in answers if status(answer) == 429]
+        assert len(refused) >= 45
+        assert {status(answer) for answer in answers} == {200, 429}
+        assert code(refused[0]) == "rate_limited"
+        assert b"\r\nretry-after: 1\r\n" in refused[0]
+        door = site.node.door
+        assert door.turned_away == len(refused)
+        await until(lambda: door.lingering == 0)
+        assert not site.connections
+
+
+async def test_a_flood_of_connections_is_cut_off(servers: Servers, valkey: Valkey) -> None:
+    """Past some who are told why, those that are turned away are cut off, and take no place."""
+    settings = await servers.settings(REDIS_URL=valkey.url, LOOPROOMS_LIMITS_FACTOR="0.01")
+    async with serving(settings) as site:
+        writers = [(await asyncio.open_connection("127.0.0.1", site.port))[1] for _ in range(300)]
+        door = site.node.door
+        await until(lambda: door.turned_away >= 290)
+        assert door.lingering <= 100
+        assert len(site.connections) <= 10
+        for writer in writers:
+            writer.transport.abort()

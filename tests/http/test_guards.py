@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from server.http import callers
-from tests.http.serving import Site
+from tests.http.conftest import Servers
+from tests.http.serving import Site, serving
 
 PATHS = [
     "/me",
@@ -174,3 +175,26 @@ async def test_no_secret_in_a_log(site: Site, caplog: pytest.LogCaptureFixture) 
         "x.y.z",
     ):
         assert secret not in ours
+
+
+@pytest.mark.parametrize(
+    ("variables", "proto", "expected"),
+    [
+        ({}, "https", None),
+        ({"LOOPROOMS_TRUSTED_PROXIES": "127.0.0.1"}, "https", "max-age=31536000"),
+        ({"LOOPROOMS_TRUSTED_PROXIES": "127.0.0.1"}, "http, HTTPS", "max-age=31536000"),
+        ({"LOOPROOMS_TRUSTED_PROXIES": "127.0.0.1"}, "https, http", None),
+        ({"LOOPROOMS_TRUSTED_PROXIES": "127.0.0.1"}, None, None),
+        ({"LOOPROOMS_PUBLIC_URL": "https://rooms.example.org"}, None, "max-age=31536000"),
+        ({"LOOPROOMS_PUBLIC_URL": "http://rooms.example.org"}, "https", None),
+    ],
+)
+async def test_behind_tls(
+    servers: Servers, variables: dict[str, str], proto: str | None, expected: str | None
+) -> None:
+    """Behind TLS browsers are told to come by nothing else; a stranger's word for it is nothing."""
+    headers = {} if proto is None else {"x-forwarded-proto": proto}
+    async with serving(await servers.settings(**variables)) as site:
+        for path in ("/health/live", "/docs", "/nothing"):
+            answer = await site.client.get(path, headers=headers)
+            assert answer.headers.get("strict-transport-security") == expected

@@ -1,0 +1,798 @@
+"""A connection, bytes in and bytes out: its handshake, what it hears and says, its deadlines, and every kind of end."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from websockets.frames import Frame, Opcode
+
+from protocol.closing import CloseCode
+from protocol.codec import JSON, MSGPACK, Codec
+from protocol.rooms import Cue
+from protocol.session import Ping, Ponged, Shed, TokenExpiring
+from server.hub.connection import HELLO_BYTES, MOST_FRAGMENTS, PIECE, Connection
+from server.hub.members import Dialect
+from storage.redis.publications import Kind
+from tests.hub.scene import Guest, Scene, packet, session_of
+
+PONGED = Ponged(id=1, server_time=1)
+
+
+def messages(scene: Scene) -> list[bytes]:
+    """Return the messages that were handed to the dispatcher."""
+    return [data for _, _, data in scene.received]
+
+
+def lag(guest: Guest, held: int = 0) -> None:
+    """Let a guest's transport take no more, as asyncio says it."""
+    guest.transport.held = held
+    guest.connection.pause_writing()
+
+
+def catch_up(guest: Guest) -> None:
+    """Let a guest's transport take all it has."""
+    guest.transport.held = 0
+    guest.connection.resume_writing()
+
+
+# The handshake.
+
+
+@pytest.mark.parametrize(
+    ("codec", "deflate", "window", "dialect"),
+    [
+        (JSON, False, None, Dialect.JSON),
+        (JSON, True, None, Dialect.JSON_DEFLATED),
+        (JSON, True, 9, Dialect.JSON),
+        (MSGPACK, False, None, Dialect.MSGPACK),
+        (MSGPACK, True, None, Dialect.MSGPACK_DEFLATED),
+        (MSGPACK, True, 11, Dialect.MSGPACK),
+        (MSGPACK, True, 12, Dialect.MSGPACK_DEFLATED),
+    ],
+)
+def test_dialects(codec: Codec, deflate: bool, window: int | None, dialect: Dialect) -> None:
+    """A client is sent what it negotiated; who can't look back as far as we compress gets plain frames."""
+    scene = Scene()
+    peer = scene.peer(codec, deflate=deflate, window=window)
+    assert peer.is_open
+    assert peer.connection.dialect is dialect
+    peer.connection.send(Cue(room=scene.room().id, cue="breathe in " * 50))
+    assert peer.cues() == ["breathe in " * 50]
+    assert (len(peer.transport.written[-1]) < 300) == (
+        dialect in (Dialect.JSON_DEFLATED, Dialect.MSGPACK_DEFLATED)
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        ({"path": "/ws?from=here"}, 101),
+        ({"path": "/other"}, 404),
+        ({"host": "elsewhere"}, 400),
+        ({"subprotocols": ["looprooms.v9+json"]}, 400),
+        ({"headers": {"Sec-WebSocket-Key": "short"}}, 400),
+        ({"headers": {"Sec-WebSocket-Version": "8"}}, 426),
+        ({"headers": {"Origin": "https://looprooms.example"}}, 101),
+        ({"headers": {"Origin": "https://looprooms.example.evil"}}, 403),
+        ({"headers": {"Origin": "null"}}, 403),
+    ],
+)
+def test_handshakes(how: Any, status: int) -> None:
+    """Whoever does not ask rightly, at the right place and from the right page, is told so, and is gone."""
+    scene = Scene()
+    peer = scene.peer(**how)
+    assert peer.response is not None
+    assert peer.response.status_code == status
+    assert peer.is_open == (status == 101)
+    assert scene.hub.handshakes_refused == (status != 101)
+    assert scene.hub.members.connections == ({peer.connection} if peer.is_open else set())
+    if status == 426:
+        assert peer.response.headers["Sec-WebSocket-Version"] == "13"
+
+
+def test_no_subprotocol() -> None:
+    """A client that offers no subprotocol at all is refused: one would have to guess what it understands."""
+    peer = Scene().peer(subprotocols=[])
+    assert peer.response is not None
+    assert peer.response.status_code == 400
+
+
+def test_draining_and_full() -> None:
+    """A node that stops, or that has all the connections it was told to have, says when to try again."""
+    scene = Scene(connections=1)
+    first = scene.peer()
+    second = scene.peer()
+    assert first.is_open
+    assert second.response is not None
+    assert (second.response.status_code, second.response.headers["Retry-After"]) == (503, "5")
+    scene.hub.draining = True
+    third = scene.peer()
+    assert third.response is not None
+    assert (third.response.status_code, third.response.headers["Retry-After"]) == (503, "1")
+
+
+def test_no_request() -> None:
+    """Bytes that are no request end the connection, without an answer and without a trace."""
+    scene = Scene()
+    peer = scene.stranger()
+    peer.feed(b"\x16\x03\x01\x02\r\n\r\n")
+    assert peer.transport.has_ended()
+    assert scene.hub.members.connections == set()
+
+
+# What it hears.
+
+
+def test_messages() -> None:
+    """Whole messages are handed on as they are, with the kind of their frame."""
+    scene = Scene()
+    peer = scene.peer()
+    peer.say_bytes(b"one")
+    peer.say_bytes(b"two", Opcode.BINARY)
+    assert scene.received == [
+        (peer.connection, Opcode.TEXT, b"one"),
+        (peer.connection, Opcode.BINARY, b"two"),
+    ]
+
+
+def test_deflated_messages() -> None:
+    """A compressed message is handed on as what it was."""
+    scene = Scene()
+    scene.peer(deflate=True).say_bytes(b"breathe " * 100)
+    assert messages(scene) == [b"breathe " * 100]
+
+
+def test_fragments() -> None:
+    """A message in pieces is one message, of the kind that its first piece has, also with pings between."""
+    scene = Scene()
+    peer = scene.peer()
+    peer.say_frames(
+        Frame(Opcode.BINARY, b"a", fin=False),
+        Frame(Opcode.PING, b""),
+        Frame(Opcode.CONT, b"b", fin=False),
+        Frame(Opcode.CONT, b"c"),
+    )
+    peer.say_frames(Frame(Opcode.TEXT, b"d", fin=False), Frame(Opcode.CONT, b"e"))
+    assert scene.received == [(peer.connection, Opcode.BINARY, b"abc"), (peer.connection, Opcode.TEXT, b"de")]
+    assert peer.heard.pongs == 1
+
+
+@pytest.mark.parametrize("pieces", [MOST_FRAGMENTS, MOST_FRAGMENTS + 1])
+def test_too_many_fragments(pieces: int) -> None:
+    """Fragments, empty ones too, are counted: past the limit it is the end, and nothing of the rest is a message."""
+    scene = Scene()
+    peer = scene.guest()
+    empty = [Frame(Opcode.CONT, b"", fin=False)] * (pieces - 2)
+    peer.say_frames(Frame(Opcode.TEXT, b"a", fin=False), *empty, Frame(Opcode.CONT, b"b"))
+    if pieces == MOST_FRAGMENTS:
+        assert messages(scene) == [b"ab"]
+        return
+    assert (messages(scene), peer.heard.closed) == ([], 1009)
+    assert peer.transport.has_ended()
+
+
+def test_nothing_is_heard_after_too_many_fragments() -> None:
+    """What came in the same piece of the network is not heard any more."""
+    scene = Scene()
+    peer = scene.guest()
+    empty = [Frame(Opcode.CONT, b"", fin=False)] * MOST_FRAGMENTS
+    more = [Frame(Opcode.CONT, b"", fin=False)] * 3
+    last = [Frame(Opcode.CONT, b"{}"), Frame(Opcode.TEXT, b"{}")]
+    peer.say_frames(Frame(Opcode.TEXT, b"a", fin=False), *empty, *more, *last)
+    assert messages(scene) == []
+
+
+def test_text_that_is_none() -> None:
+    """Text that is not UTF-8 ends the connection with 1007, whole or in pieces; what follows it is not heard."""
+    for frames in (
+        [Frame(Opcode.TEXT, b"\xff")],
+        [Frame(Opcode.TEXT, b"\xe2\x82", fin=False), Frame(Opcode.CONT, b"")],
+    ):
+        scene = Scene()
+        peer = scene.guest()
+        peer.say_frames(*frames, Frame(Opcode.TEXT, b"{}"))
+        assert (messages(scene), peer.heard.closed) == ([], 1007)
+        assert peer.transport.has_ended()
+    scene = Scene()
+    peer = scene.guest()
+    peer.say_frames(Frame(Opcode.TEXT, b"\xe2\x82", fin=False), Frame(Opcode.CONT, b"\xac"))
+    assert messages(scene) == ["€".encode()]
+
+
+def test_too_large() -> None:
+    """A message past the limit is 1009: the limit is the whole's, after inflation."""
+    for peer, data in (
+        (Scene(message_bytes=1000).guest(), b"x" * 1001),
+        (Scene(message_bytes=1000).guest(deflate=True), b"x" * 1001),
+    ):
+        peer.say_bytes(data)
+        assert peer.heard.closed == 1009
+    scene = Scene(message_bytes=1000)
+    scene.guest().say_bytes(b"x" * 1000)
+    assert messages(scene) == [b"x" * 1000]
+
+
+def test_hello_is_short() -> None:
+    """Before there is a session a message has 4 KiB at most."""
+    scene = Scene()
+    scene.peer().say_bytes(b"x" * HELLO_BYTES)
+    peer = scene.peer()
+    peer.say_bytes(b"x" * (HELLO_BYTES + 1))
+    assert messages(scene) == [b"x" * HELLO_BYTES]
+    assert peer.heard.closed == CloseCode.BAD_HELLO
+    guest = scene.guest()
+    guest.say_bytes(b"x" * (HELLO_BYTES + 1))
+    assert guest.heard.closed is None
+
+
+@pytest.mark.parametrize(
+    "frame", [Frame(Opcode.PING, b"p"), Frame(Opcode.PONG, b"p"), Frame(Opcode.TEXT, b"", fin=False)]
+)
+def test_control_flood(frame: Frame) -> None:
+    """Pings, pongs and pieces are cheap to send and cost answers: past a few hundred at once it is a flood."""
+    scene = Scene()
+    guest = scene.guest()
+    frames = [frame] if frame.opcode is not Opcode.TEXT else [frame, Frame(Opcode.CONT, b"")]
+    for _ in range(150 // len(frames)):
+        guest.say_frames(*frames)
+    assert guest.heard.closed is None
+    for _ in range(300 // len(frames)):
+        if guest.heard.closed is None:
+            guest.say_frames(*frames)
+    assert guest.heard.closed == CloseCode.FLOODING
+
+
+def test_a_heap_of_frames_is_not_parsed_at_once() -> None:
+    """A flood in one read ends the connection before the rest of it is parsed; it is read and thrown away."""
+    scene = Scene()
+    guest = scene.guest()
+    guest.client.send_ping(b"")
+    ping = b"".join(guest.client.data_to_send())
+    guest.feed(ping * 100_000)
+    guest.listen()
+    assert guest.heard.closed == CloseCode.FLOODING
+    assert guest.heard.pongs <= 200 + 200 + 1 + PIECE // len(ping)
+    heard = guest.heard.pongs
+    guest.feed(ping * 10)
+    guest.listen()
+    assert guest.heard.pongs == heard
+
+
+def test_in_pieces() -> None:
+    """However the network cuts the bytes, the same is heard."""
+    scene = Scene()
+    guest = scene.guest()
+    for length in (1, PIECE, 10 * PIECE):
+        guest.client.send_text(b"x" * length)
+    data = b"".join(guest.client.data_to_send())
+    guest.feed(data)
+    for start in range(0, len(data), 7):
+        guest.feed(data[start : start + 7])
+    assert [len(one) for one in messages(scene)] == [1, PIECE, 10 * PIECE] * 2
+
+
+# Reading less.
+
+
+def test_reading_is_held_for_reasons() -> None:
+    """Reading goes on when every reason not to is gone, and only then."""
+    guest = Scene().guest()
+    guest.connection.hold_reading("a")
+    guest.connection.hold_reading("b")
+    guest.connection.hold_reading("a")
+    guest.connection.release_reading("a")
+    guest.connection.release_reading("never held")
+    assert not guest.transport.reads()
+    guest.connection.release_reading("b")
+    assert (guest.transport.reads(), guest.transport.paused) == (True, 1)
+
+
+def test_reading_at_the_end() -> None:
+    """A transport that is closing is neither paused nor resumed."""
+    guest = Scene().guest()
+    guest.connection.hold_reading("a")
+    guest.transport.held = 1
+    guest.transport.close()
+    guest.connection.release_reading("a")
+    guest.connection.hold_reading("b")
+    assert (guest.transport.reads(), guest.transport.paused) == (False, 1)
+
+
+# A slow reader.
+
+
+def test_slow_reader_catches_up() -> None:
+    """What must be delivered waits in order; what is passing is dropped and told; states come once, anew."""
+    scene = Scene()
+    room, other = scene.room(1), scene.room(2)
+    guest = scene.guest(room, other)
+    lag(guest)
+    assert not guest.transport.reads()
+    guest.connection.send(PONGED)
+    for event in (
+        packet("one"),
+        packet("passing", Kind.PASSING),
+        packet("pulse", Kind.PULSE),
+        packet("two", Kind.DURABLE),
+        packet("pulse", Kind.PULSE),
+    ):
+        scene.hub.fanout.add(room, [event])
+        scene.loop.settle()
+    assert guest.take() == []
+    catch_up(guest)
+    heard = guest.take()
+    assert heard[0] == PONGED
+    assert [one.cue for one in heard[1:-1]] == ["one", "two"]
+    assert heard[-1] == Shed(passing=1, latest=1)
+    assert scene.refreshed == [(guest.connection, room.id)]
+    assert (scene.hub.shed_passing, scene.hub.shed_latest) == (1, 1)
+    assert guest.transport.reads()
+    scene.hub.fanout.add(room, [packet("three")])
+    scene.loop.settle()
+    assert guest.cues() == ["three"]
+
+
+def test_nothing_was_shed() -> None:
+    """Who was slow for a moment in which nothing was said is told nothing."""
+    guest = Scene().guest()
+    lag(guest)
+    catch_up(guest)
+    catch_up(guest)
+    assert guest.take() == []
+
+
+def test_room_that_was_left_meanwhile() -> None:
+    """The state of a room that one is no longer in is not sent, but counts as merged."""
+    scene = Scene()
+    room = scene.room()
+    guest = scene.guest(room)
+    lag(guest)
+    scene.hub.fanout.add(room, [packet("pulse", Kind.PULSE)])
+    scene.loop.settle()
+    scene.hub.leave(guest.connection, room, at_once=True)
+    catch_up(guest)
+    assert guest.take() == [Shed(passing=0, latest=1)]
+    assert scene.refreshed == []
+
+
+def test_slow_again_at_once() -> None:
+    """A transport that is full again of what waited is not read from: who does not read is not listened to."""
+    scene = Scene()
+    guest = scene.guest()
+    lag(guest)
+    guest.connection.send(PONGED)
+    write = guest.connection.write
+
+    def fill(data: bytes | bytearray | memoryview[Any]) -> None:
+        write(data)
+        lag(guest, held=70_000)
+
+    guest.connection.write = fill  # a transport that takes it and is full
+    guest.connection.resume_writing()
+    assert not guest.transport.reads()
+    guest.connection.send(PONGED)
+    assert guest.take() == [PONGED]
+    guest.connection.write = write
+    catch_up(guest)
+    assert guest.transport.reads()
+    assert guest.take() == [PONGED]
+
+
+def test_caught_up_since_the_audience_was_made() -> None:
+    """Who has caught up, or is closed, before a room's turn gets its events all the same, or nothing."""
+    scene = Scene()
+    room = scene.room()
+    guest, gone = scene.guest(room), scene.guest(room)
+    for one in (guest, gone):
+        one.connection.hold(room, [packet("a"), packet("b", Kind.PULSE)])
+        one.connection.hold(room, [])
+    assert guest.cues() == ["a", "b"]
+    gone.connection.close(CloseCode.BANNED)
+    gone.connection.hold(room, [packet("c")])
+    assert gone.cues() == ["a", "b"]
+
+
+def test_too_slow() -> None:
+    """Past the limit of bytes, those in the transport counted, a slow reader is closed, with a code to come back."""
+    scene = Scene(outbox_bytes=10_000)
+    room = scene.room()
+    guest = scene.guest(room)
+    lag(guest, held=9_000)
+    scene.hub.fanout.add(room, [packet("x" * 500)])
+    scene.loop.settle()
+    assert scene.hub.closes == {}
+    scene.hub.fanout.add(room, [packet("x" * 500)])
+    scene.loop.settle()
+    guest.listen()
+    assert guest.heard.closed == CloseCode.SLOW
+    assert guest.take() == []
+    assert guest.transport.reads()
+
+
+def test_slow_for_too_long() -> None:
+    """Who reads nothing for the time that is given is closed, however little waits."""
+    scene = Scene(slow_close=8.0)
+    guest = scene.guest()
+    lag(guest, held=70_000)
+    scene.loop.advance(7.9)
+    assert scene.hub.closes == {}
+    scene.loop.advance(0.4)
+    assert scene.hub.closes == {CloseCode.SLOW: 1}
+    scene.loop.advance(3.3)
+    assert guest.transport.aborted
+
+
+def test_slow_in_time() -> None:
+    """Who catches up before the time is over stays, and has all the time again the next time."""
+    scene = Scene(slow_close=8.0)
+    guest = scene.guest()
+    for _ in range(2):
+        lag(guest)
+        scene.loop.advance(7.0)
+        guest.flush() if guest.transport.reads() else None
+        catch_up(guest)
+    scene.loop.advance(7.0)
+    guest.flush()
+    assert scene.hub.closes == {}
+
+
+# Deadlines.
+
+
+def test_no_hello() -> None:
+    """Who shakes hands and says nothing is closed after the time for hello; who does not even do that is dropped."""
+    scene = Scene(hello_timeout=5.0)
+    peer, silent = scene.peer(), scene.stranger()
+    scene.loop.advance(4.9)
+    peer.listen()
+    assert (peer.heard.closed, silent.transport.has_ended()) == (None, False)
+    scene.loop.advance(0.4)
+    peer.listen()
+    assert (peer.heard.closed, silent.transport.aborted) == (CloseCode.HELLO_TIMEOUT, True)
+
+
+def test_slow_before_hello() -> None:
+    """Being slow for a moment before hello gives no more time for it."""
+    scene = Scene(hello_timeout=5.0, slow_close=2.0)
+    peer = scene.peer()
+    lag(peer)
+    catch_up(peer)
+    scene.loop.advance(4.9)
+    assert scene.hub.closes == {}
+    scene.loop.advance(0.4)
+    assert scene.hub.closes == {CloseCode.HELLO_TIMEOUT: 1}
+
+
+def test_hello_that_is_being_answered() -> None:
+    """A hello that came in time is not cut off by the deadline while it is being answered."""
+    scene = Scene(hello_timeout=5.0)
+    peer = scene.peer()
+    peer.connection.running = 1
+    scene.loop.advance(6.0)
+    assert scene.hub.closes == {}
+    peer.connection.running = 0
+    scene.loop.advance(1.3)
+    assert scene.hub.closes == {CloseCode.HELLO_TIMEOUT: 1}
+
+
+def test_heartbeat() -> None:
+    """A silent client is pinged within the heartbeat; its answer is a sign of life, and so is anything else."""
+    scene = Scene(heartbeat=25.0)
+    guest = scene.guest()
+    for pings in range(3):
+        guest.say_bytes(b"{}")
+        scene.loop.advance(19.9)
+        guest.flush()
+        assert guest.heard.pings == pings
+        guest.say_bytes(b"{}")
+        scene.loop.advance(25.5)
+        guest.listen()
+        assert guest.heard.pings == pings + 1
+        scene.loop.advance(3.0)
+        guest.flush()
+        scene.loop.advance(9.0)
+    assert scene.hub.closes == {}
+
+
+def test_no_answer_to_a_ping() -> None:
+    """Who does not answer a ping in time is gone."""
+    scene = Scene(heartbeat=25.0, heartbeat_timeout=10.0)
+    guest = scene.guest()
+    scene.loop.advance(20.0)
+    while not guest.heard.pings:
+        scene.loop.advance(0.25)
+        guest.listen()
+    scene.loop.advance(9.7)
+    assert scene.hub.closes == {}
+    scene.loop.advance(0.5)
+    assert scene.hub.closes == {CloseCode.SILENT: 1}
+
+
+def test_token_runs_out_while_a_ping_is_out() -> None:
+    """Waiting for the answer to a ping keeps nothing else waiting, and nothing else makes the wait longer."""
+    scene = Scene(heartbeat=25.0, heartbeat_timeout=10.0)
+    guest = scene.guest(expires_in=87.0)
+    scene.loop.advance(28.0)
+    assert [type(message) for message in guest.take()] == [TokenExpiring]
+    assert (guest.heard.pings, scene.hub.closes) == (1, {})
+    scene.loop.advance(7.5)
+    assert scene.hub.closes == {CloseCode.SILENT: 1}
+
+
+def test_heartbeats_do_not_line_up() -> None:
+    """Those who came in one moment are pinged at different ones, none later than the heartbeat says."""
+    random.seed(1)
+    scene = Scene(heartbeat=25.0)
+    guests = [scene.guest() for _ in range(50)]
+    pinged: dict[int, int] = {}
+    for _ in range(101):
+        scene.loop.advance(0.25)
+        for guest in guests:
+            guest.listen()
+            pinged[id(guest)] = pinged.get(id(guest), 0) + (guest.heard.pings == 0)
+    assert all(guest.heard.pings == 1 for guest in guests)
+    assert len(set(pinged.values())) > 10
+
+
+def test_token_runs_out() -> None:
+    """A minute before the token's end the client is told, once; half a minute after it, it is closed."""
+    scene = Scene()
+    guest = scene.guest(expires_in=100.0)
+    for _ in range(4):
+        scene.loop.advance(9.9)
+        guest.flush()
+    assert guest.take() == []
+    scene.loop.advance(0.5)
+    assert guest.take() == [TokenExpiring(expires_in=60.0)]
+    for _ in range(9):
+        guest.flush()
+        scene.loop.advance(9.9)
+    assert guest.take() == []
+    scene.loop.advance(1.4)
+    guest.listen()
+    assert guest.heard.closed == CloseCode.TOKEN_EXPIRED
+
+
+def test_token_that_is_refreshed() -> None:
+    """With a new token in time the connection goes on, and is warned anew at the end of that one."""
+    scene = Scene()
+    guest = scene.guest(expires_in=50.0)
+    scene.loop.advance(1.0)
+    guest.flush()
+    scene.loop.advance(9.0)
+    session = guest.connection.session
+    assert session is not None
+    assert session.warned
+    session.expires_at, session.warned = scene.loop.now + 600.0, False
+    for _ in range(60):
+        scene.loop.advance(9.5)
+        guest.flush()
+    assert [type(message) for message in guest.take()] == [TokenExpiring, TokenExpiring]
+    assert scene.hub.closes == {}
+
+
+def test_token_that_is_over_at_hello() -> None:
+    """A token in its last moment is announced as having nothing left."""
+    scene = Scene()
+    guest = scene.guest(expires_in=-1.0)
+    scene.loop.advance(6.0)
+    assert guest.take() == [TokenExpiring(expires_in=0.0)]
+
+
+# Its end.
+
+
+def test_close() -> None:
+    """The peer is told the code and its meaning, answers, and the transport is closed; closed again is closed once."""
+    scene = Scene()
+    guest = scene.guest()
+    guest.connection.close(CloseCode.BANNED)
+    guest.connection.close(CloseCode.SLOW)
+    guest.connection.send(PONGED)
+    assert not guest.connection.open
+    guest.listen()
+    assert (guest.heard.closed, guest.heard.reason) == (CloseCode.BANNED, CloseCode.BANNED.meaning)
+    assert not guest.transport.has_ended()
+    guest.flush()
+    assert guest.transport.has_ended()
+    assert not guest.transport.aborted
+    assert scene.hub.closes == {CloseCode.BANNED: 1}
+
+
+@pytest.mark.parametrize("held", [0, 1000])
+def test_close_without_an_answer(held: int) -> None:
+    """A peer that does not answer a close has three seconds; then it is dropped, at once if it does not read either."""
+    scene = Scene()
+    guest = scene.guest()
+    guest.transport.held = held
+    guest.connection.close(CloseCode.BANNED)
+    scene.loop.advance(2.9)
+    assert not guest.transport.has_ended()
+    scene.loop.advance(0.4)
+    assert guest.transport.has_ended()
+    assert guest.transport.aborted == (held > 0)
+    assert scene.hub.members.connections == set()
+
+
+def test_close_before_the_handshake() -> None:
+    """A connection that never shook hands is dropped without a word."""
+    scene = Scene()
+    peer = scene.stranger()
+    peer.connection.shutdown()
+    assert (peer.transport.aborted, peer.transport.written) == (True, [])
+
+
+def test_close_of_a_broken_transport() -> None:
+    """A transport that has broken already is not written to."""
+    scene = Scene()
+    guest = scene.guest()
+    guest.transport.abort()
+    written = len(guest.transport.written)
+    guest.connection.close(CloseCode.BANNED)
+    guest.connection.send(PONGED)
+    assert len(guest.transport.written) == written
+    scene.loop.settle()
+    assert guest.transport.has_ended()
+
+
+def test_shutdown() -> None:
+    """What uvicorn calls closes with the code that says when to come back."""
+    guest = Scene().guest()
+    guest.connection.shutdown()
+    guest.listen()
+    assert guest.heard.closed == CloseCode.DRAINING
+
+
+def test_long_reason() -> None:
+    """A reason is cut to what a close frame holds, at a character."""
+    guest = Scene().guest()
+    guest.connection.close(CloseCode.BUSY, "€" * 100)
+    guest.listen()
+    assert guest.heard.reason == "€" * 41
+
+
+def close(guest: Guest) -> None:
+    """Let the server close."""
+    guest.connection.close(CloseCode.SESSION_ENDED)
+
+
+def say_no_text(guest: Guest) -> None:
+    """Let the guest be thrown out by us, for what it says."""
+    guest.say_bytes(b"\xff", Opcode.TEXT)
+
+
+def say_no_message(guest: Guest) -> None:
+    """Let the guest be thrown out by the library, for what it says."""
+    guest.say_frames(Frame(Opcode.CONT, b""))
+
+
+@pytest.mark.parametrize("end", [close, Guest.leave, say_no_text, say_no_message])
+@pytest.mark.parametrize("rooms", [1, 2])
+def test_nothing_after_a_close(end: Callable[[Guest], None], rooms: int) -> None:
+    """Whoever closes, and why: after the close frame nothing is written, however long the peer takes to go."""
+    scene = Scene()
+    room = scene.room()
+    guest = scene.guest(*[scene.room(number) for number in range(1, 1 + rooms)])
+    guest.transport.held = 10  # so that the transport is not gone at once
+    end(guest)
+    lag(guest, held=10)
+    bystander = scene.guest(room)  # the audience is made anew
+    scene.hub.fanout.add(room, [packet("a")])
+    scene.loop.settle()
+    guest.connection.resume_writing()
+    scene.guest(room)
+    scene.hub.fanout.add(room, [packet("b", Kind.PULSE)])
+    scene.loop.settle()
+    guest.connection.replay([packet("c")])
+    assert guest.take() == []
+    assert guest.heard.closed is not None
+    assert bystander.cues() == ["a", "b"]
+    assert (scene.refreshed, scene.hub.shed_latest) == ([], 0)
+    scene.loop.advance(3.3)
+    assert guest.transport.has_ended()
+    assert guest.connection not in room.connections
+
+
+def test_close_while_reading_is_held() -> None:
+    """The peer's answer to a close is read, whatever reading was held for."""
+    guest = Scene().guest()
+    guest.connection.hold_reading("commands")
+    lag(guest)
+    guest.connection.close(CloseCode.BANNED)
+    guest.connection.hold_reading("commands")
+    guest.flush()
+    assert guest.transport.has_ended()
+
+
+def test_goodbye() -> None:
+    """A peer that closes with 1000 leaves its rooms at once; any other way may be an accident."""
+    for code, clean in ((1000, True), (1001, False), (None, False)):
+        scene = Scene()
+        room = scene.room()
+        guest = scene.guest(room)
+        guest.leave(code)
+        assert guest.transport.has_ended()
+        assert scene.left == [(guest.connection, room, clean)]
+        assert scene.hub.closes == {}
+
+
+def test_lost() -> None:
+    """A connection that breaks is in no room and in no list any more, and what it had asked for is not begun."""
+    state = SimpleNamespace(connections=set())
+    scene = Scene()
+    rooms = [scene.room(1), scene.room(2)]
+    guest = Guest(scene, scene.hub.connect(server_state=state)).open()
+    connection = guest.connection
+    connection.session = session_of(7)
+    scene.hub.members.signed_in(connection)
+    for room in rooms:
+        scene.hub.enter(connection, room)
+    assert state.connections == {connection}
+    connection.queue.append(Ping())
+    guest.transport.end()
+    assert scene.left == [(connection, room, False) for room in rooms]
+    assert (state.connections, scene.hub.members.connections, scene.hub.members.sessions()) == (
+        set(),
+        set(),
+        [],
+    )
+    assert not connection.queue
+    assert not connection.open
+    scene.loop.advance(60.0)
+
+
+def test_end_of_bytes() -> None:
+    """A peer that sends no more is gone; one that does not read either is dropped within three seconds."""
+    scene = Scene()
+    room = scene.room()
+    guest, stuck = scene.guest(room), scene.guest(room)
+    for one, held in ((guest, 0), (stuck, 1000)):
+        one.transport.held = held
+        assert not one.connection.eof_received()
+        one.transport.close()  # what asyncio does then
+    scene.loop.settle()
+    assert (guest.transport.has_ended(), stuck.transport.has_ended()) == (True, False)
+    scene.loop.advance(3.3)
+    assert stuck.transport.aborted
+    assert room.connections == set()
+
+
+def test_is_freed_at_once() -> None:
+    """A connection that ended is freed without the garbage collector, whose pauses grow with all there is."""
+    gc.disable()
+    try:
+        scene = Scene()
+        guest = scene.guest()
+        guest.say_bytes(b"{}")
+        guest.leave()
+        scene.loop.advance(60.0)
+        scene.received.clear()
+        del guest
+        mine = [one for one in gc.get_objects() if isinstance(one, Connection) and one._hub is scene.hub]
+        assert mine == []
+    finally:
+        gc.enable()
+
+
+def test_what_a_session_may() -> None:
+    """Moderators act on what others wrote; who pays, and they, see premium rooms."""
+    may = {}
+    for role in ("MEMBER", "CREATOR", "MODERATOR", "ADMIN"):
+        for tier in ("FREE", "PREMIUM_YEARLY"):
+            session = session_of(1, role=role, tier=tier)
+            may[role, tier] = session.moderates, session.premium
+    assert may == {
+        ("MEMBER", "FREE"): (False, False),
+        ("MEMBER", "PREMIUM_YEARLY"): (False, True),
+        ("CREATOR", "FREE"): (False, False),
+        ("CREATOR", "PREMIUM_YEARLY"): (False, True),
+        ("MODERATOR", "FREE"): (True, True),
+        ("MODERATOR", "PREMIUM_YEARLY"): (True, True),
+        ("ADMIN", "FREE"): (True, True),
+        ("ADMIN", "PREMIUM_YEARLY"): (True, True),
+    }

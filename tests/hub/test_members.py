@@ -1,0 +1,95 @@
+"""Who is connected here, by session and by person, and the audience of a room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from protocol.codec import JSON, MSGPACK
+from server.hub.members import Dialect, Members
+from tests.hub.scene import Scene, session_of
+
+
+def test_by_session_and_by_user() -> None:
+    """Two tabs of one session and another device of the same person are found as what they are."""
+    scene = Scene()
+    members = Members()
+    tab, second, phone, stranger = (scene.peer().connection for _ in range(4))
+    for connection in (tab, second):
+        connection.session = session_of(1)
+    phone.session = session_of(2)
+    phone.session.user_id = tab.session.user_id  # type: ignore[union-attr] # set above
+    for connection in (tab, second, phone):
+        members.connections.add(connection)
+        members.signed_in(connection)
+    members.connections.add(stranger)
+    session, other, user = session_of(1).id, session_of(2).id, session_of(1).user_id
+    assert set(members.of_session(session)) == {tab, second}
+    assert members.of_session(other) == [phone]
+    assert set(members.of_user(user)) == {tab, second, phone}
+    assert set(members.sessions()) == {session, other}
+    members.gone(tab)
+    members.gone(stranger)
+    assert members.of_session(session) == [second]
+    for connection in (second, phone, phone):
+        members.gone(connection)
+    assert (members.of_session(session), members.of_user(user), members.sessions()) == ([], [], [])
+    assert members.connections == set()
+
+
+def test_asking_leaves_no_trace() -> None:
+    """Asking for somebody who is not here makes no entry."""
+    members = Members()
+    assert members.of_session(session_of(1).id) == []
+    assert members.of_user(session_of(1).user_id) == []
+    assert members.sessions() == []
+
+
+def test_audience() -> None:
+    """Those in one room alone are written to by dialect, those in several apart, and those who lag not at all."""
+    scene = Scene()
+    room, other = scene.room(1), scene.room(2)
+    plain, also_plain = scene.guest(room), scene.guest(room)
+    packed = scene.guest(room, codec=MSGPACK, deflate=True)
+    both = scene.guest(room, other)
+    slow = scene.guest(room)
+    slow.connection.pause_writing()
+    audience = room.audience
+    assert {dialect: set(writes) for dialect, writes in audience.writes} == {
+        Dialect.JSON: {plain.transport.write, also_plain.transport.write},
+        Dialect.MSGPACK_DEFLATED: {packed.transport.write},
+    }
+    assert audience.elsewhere_too == [both.connection]
+    assert audience.lagging == [slow.connection]
+    assert other.audience.writes == []
+
+
+def test_audience_is_kept_until_it_changes() -> None:
+    """An audience is made once, and anew when somebody comes, goes, falls behind, or enters or leaves another room."""
+    scene = Scene()
+    room, other = scene.room(1), scene.room(2)
+    guest = scene.guest(room)
+    changes: list[Callable[[], object]] = [
+        lambda: scene.guest(room),
+        lambda: scene.hub.enter(guest.connection, other),
+        lambda: scene.hub.leave(guest.connection, other, at_once=True),
+        guest.connection.pause_writing,
+        guest.connection.resume_writing,
+        lambda: scene.hub.leave(guest.connection, room, at_once=True),
+    ]
+    for change in changes:
+        before = room.audience
+        assert room.audience is before
+        change()
+        assert room.audience is not before
+    scene.guest(other)
+    before = room.audience
+    scene.guest(other)
+    assert room.audience is before
+
+
+def test_room_says_what_it_is() -> None:
+    """In a log a room is its id, how many are in it, and how far it has come."""
+    scene = Scene()
+    room = scene.room(1)
+    scene.guest(room, codec=JSON)
+    assert repr(room) == "<Room 00000000-0000-0000-0000-000000000001 1 connections, at 0>"
