@@ -17,7 +17,6 @@ from msgspec import Struct
 
 from protocol.closing import CloseCode
 from protocol.envelope import Error, Person, RoomId, SessionId, UserId
-from protocol.presence import RoomState
 from protocol.refusals import Disconnect, ErrorCode, Refused
 from protocol.session import (
     Hello,
@@ -26,7 +25,6 @@ from protocol.session import (
     PersonState,
     Ping,
     Ponged,
-    Position,
     RefreshToken,
     Resumed,
     RevokeSession,
@@ -35,11 +33,12 @@ from protocol.session import (
     TokenRefreshed,
     Welcome,
 )
+from server import resume
 from server.hub.connection import Connection, Session
 from server.hub.dispatch import Call, handles
-from server.hub.members import Members, Room
+from server.hub.members import Members
 from server.person_events import Feed
-from server.rooms import Admission, admit, enter, put_out, recent_lines
+from server.rooms import put_out
 from server.tokens import Claims
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
@@ -234,22 +233,17 @@ async def _welcome(node: Node, connection: Connection, command: Hello, arrival: 
         expires_at=_in_loop_time(node, arrival.claims),
         as_of=live.person_last,
     )
-    places = (_prepare(node, session, position) for position in _distinct(node, command.resume))
-    ready = await asyncio.gather(*places)
+    places = await resume.prepare(node, session, command.resume)
     if not connection.open:
         return
-    for place in ready:
-        if place.refused is not None and place.refused.code.retryable:
-            # A store is away: to say so of one room would put the client out of it. It shall come back with all of them.
-            raise place.refused
     connection.session = session
     node.hub.members.signed_in(connection)
     # From here to the end without a wait: the snapshot, the replay and what follows must join on exactly.
     resumed: list[Resumed] = []
     person, packets = _stand(arrival, command.person)
     replays = [packets]
-    for place in ready:
-        result, packets = _take_up(node, connection, place)
+    for place in places:
+        result, packets = resume.take_up(node, connection, place)
         resumed.append(result)
         replays.append(packets)
     node.replayed += sum(map(len, replays))
@@ -302,59 +296,6 @@ def _turn_away(connection: Connection, command: Hello, refused: Refused) -> None
 def _in_loop_time(node: Node, claims: Claims) -> float:
     left: float = claims.expires_at - time.time()
     return node.hub.clock() + left
-
-
-def _distinct(node: Node, positions: Sequence[Position]) -> list[Position]:
-    """One position per room, no more rooms than a connection may be in: a longer list costs nothing more."""
-    return list({position.room: position for position in positions}.values())[: node.hub.limits.rooms]
-
-
-class _Place:
-    """A position that was looked at: where it leads, or why not."""
-
-    __slots__ = ("active", "admission", "covered", "position", "refused")
-
-    def __init__(self, position: Position) -> None:
-        self.position = position
-        self.active: Room | None = None
-        self.admission: Admission | None = None
-        self.covered = False
-        self.refused: Refused | None = None
-
-
-async def _prepare(node: Node, session: Session, position: Position) -> _Place:
-    place = _Place(position)
-    try:
-        place.admission = await admit(node, session, position.room)
-        place.active = await node.subscriptions.open(place.admission.room.id)
-        if position.epoch == node.stores.epoch:
-            place.covered = await node.subscriptions.covering(place.active, position.offset)
-    except Refused as refused:
-        place.refused = refused
-    return place
-
-
-def _take_up(node: Node, connection: Connection, place: _Place) -> tuple[Resumed, list[Packet]]:
-    position = place.position
-    if place.refused is not None or place.active is None or place.admission is None:
-        refused = place.refused or Refused(ErrorCode.NOT_FOUND)
-        return Resumed(room=position.room, recovered=False, error=refused.code, message=refused.message), []
-    active = place.active
-    preview = enter(node, connection, active, place.admission)
-    missed = active.replay.since(position.offset) if place.covered else None
-    state: RoomState = node.presence.state(active.id)
-    result = Resumed(
-        room=position.room,
-        id=active.id,
-        recovered=missed is not None,
-        epoch=node.stores.epoch,
-        offset=active.replay.last,
-        missed=len(missed or ()),
-        state=state,
-        recent=[] if missed is not None else recent_lines(active),
-        preview_ends_in=preview,
-    )
-    return result, missed or []
 
 
 @handles(RefreshToken)

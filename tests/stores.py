@@ -7,7 +7,8 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -22,6 +23,11 @@ from tests.redis.valkeys import Valkey
 SEALING_KEY = "test:" + "A" * 43
 
 _NUMBERS = itertools.count(1)
+
+_COUNTED = """
+select query, calls from pg_stat_statements s join pg_database d on d.oid = s.dbid
+where d.datname = current_database() and query !~* 'pg_stat|typeinfo|^(begin|commit|rollback|set )'
+"""
 
 _BLOCKED = """
 select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
@@ -69,6 +75,19 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
     pool = await open_pool(database_url, size=5)
     yield pool
     await pool.close()
+
+
+@asynccontextmanager
+async def counted_statements(pool: Pool) -> AsyncIterator[Callable[[], Awaitable[list[tuple[str, int]]]]]:
+    """Count the statements of this database from now on; what is given returns each with how often it ran."""
+    await pool.execute("create extension if not exists pg_stat_statements")
+    await pool.execute("select pg_stat_statements_reset()")
+
+    async def counts() -> list[tuple[str, int]]:
+        rows = await pool.fetch(_COUNTED)
+        return [(row["query"], row["calls"]) for row in rows]
+
+    yield counts
 
 
 async def until_blocked(pool: Pool, statements: int = 1) -> None:

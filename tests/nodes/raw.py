@@ -43,6 +43,8 @@ class RawConnection(asyncio.Protocol):
         self.opened: asyncio.Future[None] = loop.create_future()
         self.gone: asyncio.Future[Gone] = loop.create_future()
         self.silent = False
+        self.pings = 0
+        """How many were answered."""
         self._heard = heard
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._ids = 0
@@ -124,6 +126,7 @@ class RawConnection(asyncio.Protocol):
                     self._heard(message)  # in its place among the events, which may stand in the same read
                 answer.set_result(message)
         elif opcode == _PING and not self.silent:
+            self.pings += 1
             self.frame(_PONG, payload)
         elif opcode == _CLOSE:
             code = struct.unpack("!H", payload[:2])[0] if len(payload) >= 2 else 1005
