@@ -20,6 +20,7 @@ class Replay:
     """The newest events of one room, up to `last`, without gaps; at most `window` events and `limit` bytes of them."""
 
     __slots__ = (
+        "_ahead",
         "_bytes",
         "_changes",
         "_early",
@@ -39,6 +40,7 @@ class Replay:
         self._bytes = 0
         self._changes: dict[int, Packet] = {}
         self._early: dict[int, Packet] = {}
+        self._ahead = 0
         self.packets: deque[Packet] = deque()
         self.last = 0
         self.gaps = 0
@@ -63,10 +65,12 @@ class Replay:
         if packet.offset != self.last + 1:
             if packet.offset <= self.last or packet.offset in self._early:
                 self.duplicates += 1
-            elif len(self._early) < self._window:  # past that they are read anew when the gap is filled
+            else:
                 if not self._early:
                     self.gaps += 1
-                self._early[packet.offset] = packet
+                if len(self._early) < self._window:  # past that they are read anew when the gap is filled
+                    self._early[packet.offset] = packet
+                self._ahead = max(self._ahead, packet.offset)
             return []
         ready = [packet]
         self._accept(packet)
@@ -78,9 +82,11 @@ class Replay:
     @property
     def missing(self) -> tuple[int, int] | None:
         """The first gap as (from, to), both included; None when there is none."""
-        if not self._early:
-            return None
-        return self.last + 1, min(self._early) - 1
+        if self._early:
+            return self.last + 1, min(self._early) - 1
+        if self._ahead > self.last:
+            return self.last + 1, self._ahead
+        return None
 
     def since(self, offset: int) -> list[Packet] | None:
         """Return the events after `offset`, or None when not all of them are kept here."""

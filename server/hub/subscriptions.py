@@ -22,6 +22,7 @@ from protocol.refusals import Refused
 from server.hub.hub import Hub
 from server.hub.members import Room
 from server.hub.replay import Replay
+from storage.postgres.gather import Gather
 from storage.redis.broker import Broker
 from storage.redis.publications import Kind, Packet, unpack
 
@@ -90,9 +91,10 @@ class Subscriptions:
         self._opening: dict[RoomId, asyncio.Task[Room]] = {}
         self._early: dict[RoomId, list[Packet]] = {}
         self._healing: dict[RoomId, asyncio.Task[None]] = {}
-        self._catching_up: dict[RoomId, asyncio.Task[None]] = {}
+        self._newer: Gather[Room, None] = Gather(self._read_newer)
+        self._older: Gather[tuple[Room, int], None] = Gather(self._read_older)
         self._left_at: dict[RoomId, float] = {}
-        self._checking: asyncio.Task[None] | None = None
+        self._looking: set[asyncio.Task[None]] = set()
         self.healed = 0
         """Events that were read from Postgres because no publication brought them."""
 
@@ -138,38 +140,40 @@ class Subscriptions:
         they would be taken back.
         """
         replay = room.replay
-        if offset > replay.last and (reading := self._catching_up.get(room.id)) is not None:
-            await asyncio.shield(reading)  # it may have begun before the event was committed
         if offset > replay.last:
-            await self._catch_up(room)
+            await self._newer.ask(room)
         if replay.since(offset) is not None:
             return True
         if offset > replay.last or replay.last - offset > self._window:
             return False
-        older = await self._history.between(room.id, offset + 1, replay.first - 1)
-        replay.prepend(older)
+        await self._older.ask((room, offset))
         return replay.since(offset) is not None
 
+    # While one reading is under way, those who come wait for the next one and share it: a storm costs two statements a room.
+
+    async def _read_newer(self, rooms: Sequence[Room]) -> Sequence[None]:
+        await asyncio.gather(*(self._catch_up(room) for room in dict.fromkeys(rooms)))
+        return [None] * len(rooms)
+
     async def _catch_up(self, room: Room) -> None:
-        """Read what is newer than what this node has; all who wait share one reading. Raises `Refused`."""
-        reading = self._catching_up.get(room.id)
-        if reading is None:
-            reading = self._hub.loop.create_task(self._read_newer(room))
-            self._catching_up[room.id] = reading
-            reading.add_done_callback(lambda done: self._caught_up(room.id, done))
-        await asyncio.shield(reading)
+        while True:
+            first = room.replay.last + 1
+            found = await self._history.between(room.id, first, first + self._window - 1)
+            for packet in found:
+                self._mend(room, packet)
+            if len(found) < self._window:
+                return
 
-    async def _read_newer(self, room: Room) -> None:
-        first = room.replay.last + 1
-        for packet in await self._history.between(room.id, first, first + self._window - 1):
-            if ready := room.replay.offer(packet):
-                self.healed += len(ready)
-                self._hub.fanout.add(room, ready)
+    async def _read_older(self, wanted: Sequence[tuple[Room, int]]) -> Sequence[None]:
+        oldest: dict[Room, int] = {}
+        for room, offset in wanted:
+            oldest[room] = min(offset, oldest.get(room, offset))
+        await asyncio.gather(*(self._reach_back(room, offset) for room, offset in oldest.items()))
+        return [None] * len(wanted)
 
-    def _caught_up(self, room: RoomId, task: asyncio.Task[None]) -> None:
-        self._catching_up.pop(room, None)
-        if not task.cancelled():
-            task.exception()  # those who wait have it
+    async def _reach_back(self, room: Room, offset: int) -> None:
+        if room.replay.since(offset) is None:  # else the reading before has brought it
+            room.replay.prepend(await self._history.between(room.id, offset + 1, room.replay.first - 1))
 
     def publish(self, room: RoomId, packets: Sequence[Packet]) -> None:
         """Deliver committed events here, and through Redis everywhere else.
@@ -220,7 +224,12 @@ class Subscriptions:
         if room.id not in self._healing:
             task = self._hub.loop.create_task(self._fill(room, patience, until))
             self._healing[room.id] = task
-            task.add_done_callback(lambda _: self._healing.pop(room.id, None))
+            task.add_done_callback(lambda done: self._healed_or_not(room.id, done))
+
+    def _healed_or_not(self, room: RoomId, task: asyncio.Task[None]) -> None:
+        self._healing.pop(room, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOGGER.error("a room could not be healed: that is tried again", exc_info=error)
 
     async def _fill(self, room: Room, patience: float, until: int) -> None:
         await asyncio.sleep(patience)
@@ -238,9 +247,13 @@ class Subscriptions:
             if not found:  # the position was ahead of what can be read: somebody's commit is about to be seen
                 await asyncio.sleep(PATIENCE)
             for packet in found:
-                if ready := room.replay.offer(packet):
-                    self.healed += 1
-                    self._hub.fanout.add(room, ready)
+                self._mend(room, packet)
+
+    def _mend(self, room: Room, packet: Packet) -> None:
+        """Deliver an event that was read, with those that have waited for it."""
+        if ready := room.replay.offer(packet):
+            self.healed += 1
+            self._hub.fanout.add(room, ready)
 
     async def check(self) -> None:
         """Compare every active room's position with Postgres, in one statement, and heal those that are behind."""
@@ -254,13 +267,18 @@ class Subscriptions:
 
     def restored(self) -> None:
         """Look for losses now: the broker was away."""
-        self._checking = self._hub.loop.create_task(self._check_quietly())
+        task = self._hub.loop.create_task(self._check_quietly())
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
 
     async def run(self) -> None:
         """Check and close, for ever."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            self._close_idle()
+            try:
+                self._close_idle()
+            except Exception:
+                _LOGGER.exception("a room could not be closed")
             await self._check_quietly()
 
     async def _check_quietly(self) -> None:
@@ -268,6 +286,8 @@ class Subscriptions:
             await self.check()
         except Refused:
             _LOGGER.warning("positions could not be compared: Postgres is out of reach")
+        except Exception:
+            _LOGGER.exception("positions could not be compared")
 
     def _close_idle(self) -> None:
         now = self._hub.clock()
@@ -281,6 +301,10 @@ class Subscriptions:
                 self._closed(room.id)
 
     async def aclose(self) -> None:
-        """Stop healing."""
-        for task in (*self._healing.values(), *self._catching_up.values()):
+        """Stop opening, healing and looking."""
+        tasks = [*self._opening.values(), *self._healing.values(), *self._looking]
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._newer.drain()
+        await self._older.drain()

@@ -78,14 +78,17 @@ def test_gap() -> None:
 
 
 def test_early_ones_are_bounded() -> None:
-    """No more than a window of early events waits; the others are read again when the gap is filled."""
+    """No more than a window of early events waits; the others are missing when the gap is filled, and are read again."""
     replay = replay_of(1, 0, window=3)
     for offset in (3, 4, 5, 6, 7):
         replay.offer(event(offset))
     assert offsets(replay.offer(event(1))) == [1]
     assert offsets(replay.offer(event(2))) == [2, 3, 4, 5]
-    assert replay.missing is None
+    assert replay.missing == (6, 7)
     assert offsets(replay.offer(event(6))) == [6]
+    assert offsets(replay.offer(event(7))) == [7]
+    assert replay.gaps == 1
+    assert replay.missing is None
 
 
 def test_window() -> None:
