@@ -65,6 +65,16 @@ class Guest(Peer):
         super().feed(data)
         self._loop.settle()
 
+    def lag(self, held: int = 0) -> None:
+        """Let the transport take no more, as asyncio says it."""
+        self.transport.held = held
+        self.connection.pause_writing()
+
+    def catch_up(self) -> None:
+        """Let the transport take all it has."""
+        self.transport.held = 0
+        self.connection.resume_writing()
+
     def cues(self) -> list[str]:
         """Return the cues that came since the last time."""
         return [message.cue for message in self.take()]
