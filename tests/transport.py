@@ -21,7 +21,7 @@ class RecordingTransport(asyncio.Transport):
     """Keeps what is written to it. Like uvloop's, it raises when it is written to after its end."""
 
     def __init__(self, protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
+        super().__init__({"peername": ("192.0.2.7", 50_000)})
         self._protocol: asyncio.Protocol | None = protocol
         self._loop = loop
         self._closing = False

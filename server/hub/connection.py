@@ -8,25 +8,20 @@ entry in the hub's wheel for all its deadlines, no task and no timer of its own.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import deque
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from websockets.exceptions import InvalidHandshake
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
-from websockets.server import ServerProtocol
 
 from protocol.closing import CloseCode
-from protocol.codec import CODECS, JSON
-from protocol.contract import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
+from protocol.codec import JSON
 from protocol.envelope import Command, Message, Person, RoomId, SessionId, UserId
-from protocol.frames import WINDOW_BITS, deflated_frame, server_frame
+from protocol.frames import deflated_frame, server_frame
 from protocol.session import Shed, TokenExpiring
+from server.hub import handshake
 from server.hub.fanout import frames
 from server.hub.limits import Bucket
 from server.hub.members import Dialect, Room
@@ -49,11 +44,6 @@ DEAF_BYTES: Final = 1 << 20
 """Bytes that are still read, and thrown away, of a peer who goes on sending after the end began: so that it can read why."""
 CONTROL_RATE: Final = 20.0
 CONTROL_BURST: Final = 200.0
-
-_LOGGER = logging.getLogger("looprooms.connection")
-_QUIET = logging.getLogger("looprooms.websockets")
-_QUIET.setLevel(logging.WARNING)
-_DEFLATE = [ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)]
 
 
 class Session:
@@ -157,13 +147,7 @@ class Connection(asyncio.Protocol):
         self._silence = hub.limits.heartbeat * random.uniform(0.8, 1.0)  # so that heartbeats don't line up
         self.bucket = Bucket(hub.limits.commands_rate, hub.limits.commands_burst, now)
         self._control = Bucket(CONTROL_RATE, CONTROL_BURST, now)
-        self._protocol = ServerProtocol(
-            origins=hub.limits.origins,
-            extensions=_DEFLATE,
-            subprotocols=[JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL],  # type: ignore[list-item] # NewType of str
-            max_size=hub.limits.message_bytes,
-            logger=_QUIET,
-        )
+        self._protocol = handshake.new_protocol(hub.limits)
         hub.members.connections.add(self)
         if hub.server_state is not None:
             hub.server_state.connections.add(self)
@@ -419,49 +403,18 @@ class Connection(asyncio.Protocol):
 
     def _handshake(self, request: Request) -> None:
         protocol = self._protocol
-        if request.path.partition("?")[0] != "/ws":
-            response = protocol.reject(HTTPStatus.NOT_FOUND, "There is no websocket here; connect to /ws.\n")
-        elif not self._hub.limits.answers_to(request.headers.get_all("Host")):
-            response = protocol.reject(
-                HTTPStatus.BAD_REQUEST, "This server does not answer to this host name.\n"
-            )
-        elif self._hub.draining:
-            response = protocol.reject(HTTPStatus.SERVICE_UNAVAILABLE, "This node is stopping; try again.\n")
-            response.headers["Retry-After"] = "1"
-        elif len(self._hub.members.connections) > self._hub.limits.connections:
-            response = protocol.reject(HTTPStatus.SERVICE_UNAVAILABLE, "This node is full; try again.\n")
-            response.headers["Retry-After"] = "5"
-        elif not self._hub.admits(self._peer(), request.headers.get_all("X-Forwarded-For")):
-            response = protocol.reject(
-                HTTPStatus.TOO_MANY_REQUESTS, "Too many connections from your address.\n"
-            )
-            response.headers["Retry-After"] = "1"
+        peer = self.transport.get_extra_info("peername")
+        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        protocol.send_response(handshake.answer(self._hub, protocol, request, address))
+        if protocol.state is State.OPEN:
+            self.codec, self.dialect = handshake.agreed(protocol)
         else:
-            response = protocol.accept(request)
-            if isinstance(protocol.handshake_exc, InvalidHandshake) and "Sec-WebSocket-Version" in str(
-                protocol.handshake_exc
-            ):
-                response = protocol.reject(HTTPStatus.UPGRADE_REQUIRED, "Use version 13 of the protocol.\n")
-                response.headers["Sec-WebSocket-Version"] = "13"
-        protocol.send_response(response)
-        if protocol.state is not State.OPEN:
             self._hub.handshakes_refused += 1
-            return
-        self.codec = CODECS[cast("str", protocol.subprotocol)]
-        deflated = any(getattr(one, "local_max_window_bits", 0) >= WINDOW_BITS for one in protocol.extensions)
-        if self.codec is JSON:
-            self.dialect = Dialect.JSON_DEFLATED if deflated else Dialect.JSON
-        else:
-            self.dialect = Dialect.MSGPACK_DEFLATED if deflated else Dialect.MSGPACK
 
     def _fail(self, code: int, reason: str) -> None:
         """Close because of what the peer sent; what else it has sent is not heard."""
         self._protocol.fail(code, reason)
         self._end()
-
-    def _peer(self) -> str:
-        peer = self.transport.get_extra_info("peername")
-        return str(peer[0]) if isinstance(peer, tuple) else ""
 
     def _frame(self, frame: Frame) -> None:
         if self._closing_at is not None:

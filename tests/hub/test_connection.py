@@ -1,11 +1,10 @@
-"""A connection, bytes in and bytes out: its handshake, what it hears and says, and every kind of end."""
+"""A connection, bytes in and bytes out: what it hears and says, and every kind of end."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from websockets.frames import Frame, Opcode
@@ -14,8 +13,7 @@ from protocol.closing import CloseCode
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.rooms import Cue
 from protocol.session import Ping, Ponged
-from server.hub.connection import HELLO_BYTES, MOST_FRAGMENTS, PIECE, Connection
-from server.hub.members import Dialect
+from server.hub.connection import DEAF_BYTES, HELLO_BYTES, MOST_FRAGMENTS, PIECE, Connection
 from storage.redis.publications import Kind
 from tests.hub.scene import Guest, Scene, packet, session_of
 
@@ -27,80 +25,7 @@ def messages(scene: Scene) -> list[bytes]:
     return [data for _, _, data in scene.received]
 
 
-# The handshake.
-
-
-@pytest.mark.parametrize(
-    ("codec", "deflate", "window", "dialect"),
-    [
-        (JSON, False, None, Dialect.JSON),
-        (JSON, True, None, Dialect.JSON_DEFLATED),
-        (JSON, True, 9, Dialect.JSON),
-        (MSGPACK, False, None, Dialect.MSGPACK),
-        (MSGPACK, True, None, Dialect.MSGPACK_DEFLATED),
-        (MSGPACK, True, 11, Dialect.MSGPACK),
-        (MSGPACK, True, 12, Dialect.MSGPACK_DEFLATED),
-    ],
-)
-def test_dialects(codec: Codec, deflate: bool, window: int | None, dialect: Dialect) -> None:
-    """A client is sent what it negotiated; who can't look back as far as we compress gets plain frames."""
-    scene = Scene()
-    peer = scene.peer(codec, deflate=deflate, window=window)
-    assert peer.is_open
-    assert peer.connection.dialect is dialect
-    peer.connection.send(Cue(room=scene.room().id, cue="breathe in " * 50))
-    assert peer.cues() == ["breathe in " * 50]
-    assert (len(peer.transport.written[-1]) < 300) == (
-        dialect in (Dialect.JSON_DEFLATED, Dialect.MSGPACK_DEFLATED)
-    )
-
-
-@pytest.mark.parametrize(
-    ("how", "status"),
-    [
-        ({"path": "/ws?from=here"}, 101),
-        ({"path": "/other"}, 404),
-        ({"host": "elsewhere"}, 400),
-        ({"subprotocols": ["looprooms.v9+json"]}, 400),
-        ({"headers": {"Sec-WebSocket-Key": "short"}}, 400),
-        ({"headers": {"Sec-WebSocket-Version": "8"}}, 426),
-        ({"headers": {"Origin": "https://looprooms.example"}}, 101),
-        ({"headers": {"Origin": "https://looprooms.example.evil"}}, 403),
-        ({"headers": {"Origin": "null"}}, 403),
-    ],
-)
-def test_handshakes(how: Any, status: int) -> None:
-    """Whoever does not ask rightly, at the right place and from the right page, is told so, and is gone."""
-    scene = Scene()
-    peer = scene.peer(**how)
-    assert peer.response is not None
-    assert peer.response.status_code == status
-    assert peer.is_open == (status == 101)
-    assert scene.hub.handshakes_refused == (status != 101)
-    assert scene.hub.members.connections == ({peer.connection} if peer.is_open else set())
-    if status == 426:
-        assert peer.response.headers["Sec-WebSocket-Version"] == "13"
-
-
-def test_no_subprotocol() -> None:
-    """A client that offers no subprotocol at all is refused: one would have to guess what it understands."""
-    peer = Scene().peer(subprotocols=[])
-    assert peer.response is not None
-    assert peer.response.status_code == 400
-
-
-def test_draining_and_full() -> None:
-    """A node that stops, or that has all the connections it was told to have, says when to try again."""
-    scene = Scene(connections=1)
-    first = scene.peer()
-    second = scene.peer()
-    assert first.is_open
-    assert second.response is not None
-    assert (second.response.status_code, second.response.headers["Retry-After"]) == (503, "5")
-    scene.hub.draining = True
-    third = scene.peer()
-    assert third.response is not None
-    assert (third.response.status_code, third.response.headers["Retry-After"]) == (503, "1")
+# What it hears and says.
 
 
 def test_no_request() -> None:
@@ -112,7 +37,26 @@ def test_no_request() -> None:
     assert scene.hub.members.connections == set()
 
 
-# What it hears.
+def test_no_websocket() -> None:
+    """A handshake that is refused is counted, and ends the connection."""
+    scene = Scene()
+    peer = scene.peer(path="/other")
+    assert (peer.is_open, scene.hub.handshakes_refused) == (False, 1)
+    assert scene.hub.members.connections == set()
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK])
+@pytest.mark.parametrize("deflate", [False, True])
+def test_what_it_says(codec: Codec, deflate: bool) -> None:
+    """A message and what is replayed are sent at once, each as the client has asked for it."""
+    scene = Scene()
+    guest = scene.guest(codec=codec, deflate=deflate)
+    long = "breathe in " * 50
+    guest.connection.send(Cue(room=scene.room().id, cue=long))
+    assert (len(guest.transport.written[-1]) < 300) == deflate
+    guest.connection.replay([packet("a"), packet("b")])
+    guest.connection.replay([])
+    assert guest.cues() == [long, "a", "b"]
 
 
 def test_messages() -> None:
@@ -235,7 +179,7 @@ def test_control_flood(frame: Frame) -> None:
 
 
 def test_a_heap_of_frames_is_not_parsed_at_once() -> None:
-    """A flood in one read ends the connection before the rest of it is parsed; it is read and thrown away."""
+    """A flood in one read ends the connection before the rest of it is parsed: that is thrown away, for a while."""
     scene = Scene()
     guest = scene.guest()
     guest.client.send_ping(b"")
@@ -248,6 +192,9 @@ def test_a_heap_of_frames_is_not_parsed_at_once() -> None:
     guest.feed(ping * 10)
     guest.listen()
     assert guest.heard.pongs == heard
+    assert not guest.transport.has_ended()
+    guest.feed(bytes(DEAF_BYTES))
+    assert guest.transport.aborted
 
 
 def test_in_pieces() -> None:
