@@ -98,7 +98,7 @@ def _known(variables: Mapping[str, str], source: str) -> dict[str, tuple[str, st
     for name in variables:
         if name.startswith(PREFIX) and name not in names:
             bare = name.removeprefix(PREFIX)
-            near = bare if bare in names else difflib.get_close_matches(name, names, 1, 0)[0]
+            near = bare if bare in names else difflib.get_close_matches(name.upper(), names, 1, 0)[0]
             raise SettingsError(f"{name} is not a setting; the nearest is {near}.")
     return found
 
@@ -133,6 +133,7 @@ def _expectation(field: str, message: str) -> str:
         (r".*Expected `int`, got .*", "must be a whole number"),
         (r".*Expected `float`, got .*", "must be a number"),
         (r".*Expected `\w+` of length >= 1\b.*", "must not be"),
+        (r".*Expected `\w+` of length >= (\d+).*", r"must have at least \1 characters"),
         (r".*Expected `\w+` of length <= (\d+).*", r"must have at most \1 characters"),
         (r".*Expected `\w+` >= (\d+(?:\.0*[1-9]\d*)?).*", r"must be at least \1"),
         (r".*Expected `\w+` <= (\d+(?:\.0*[1-9]\d*)?).*", r"must be at most \1"),
