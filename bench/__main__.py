@@ -13,6 +13,7 @@ import uvloop
 from bench import chat, commits, connects, fanout, http, idle, mix, presence, reactions, soak, storm
 from bench.asking import data_option, kept_option, question_options, site_options, split
 from bench.ground import opened
+from bench.report import write_page
 from bench.result import Result, described, write
 from bench.roomlog import Unexpected
 
@@ -49,6 +50,19 @@ def commits_command(database_url: str | None, data: Path, kept: Path | None, **a
     question = commits.Question(**asked)
     ways = uvloop.run(commits.ask(question, data / "commits", database_url))
     _tell(commits.result(question, ways), kept)
+
+
+@main.command()
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
+)
+@click.option(
+    "--to", type=click.Path(path_type=Path, dir_okay=False), default="bench.html", help="The page to write."
+)
+def report(files: tuple[Path, ...], to: Path) -> None:
+    """Make one page of the results in FILES, and compare those of one scenario in the order given."""
+    write_page(files, to)
+    click.echo(f"{to}: {len(files)} run{'s' * (len(files) != 1)}")
 
 
 def _tell(result: Result, kept: Path | None) -> None:
