@@ -18,7 +18,7 @@ from bench.fanout import START_SECONDS, cautions, cpu_plot, sleep_until, testers
 from bench.ground import Ground
 from bench.histogram import Histogram
 from bench.idle import seats_of
-from bench.meter import Meter, Reading, usage
+from bench.meter import Meter, Reading, share_figures, usage
 from bench.party import Party, Tally, shares, tallied
 from bench.result import LESS, MORE, Figure, Result, curve, latency_figures, new_result
 from bench.roomlog import Unexpected
@@ -122,7 +122,7 @@ def result(
         Figure("turned away", question.connections - came),
         *latency_figures("welcome", tally.times.get("welcome", {})),
         *latency_figures("sent late", tally.times.get("sent late", {})),
-        *(Figure(f"share of a core, {role}", round(used.share(role), 3)) for role in used.cpu),
+        *share_figures(used),
     ]
     if used.cpu and within:
         found.figures.append(

@@ -25,7 +25,7 @@ from msgspec import Meta
 from bench.crowd import Crowd, Outcome, Plan, Said, Span
 from bench.ground import Ground
 from bench.histogram import Histogram
-from bench.meter import Meter, Reading, Usage, is_node, memory_of_nodes, usage
+from bench.meter import Meter, Reading, Usage, is_node, memory_of_nodes, share_figures, usage
 from bench.result import LESS, MORE, Curve, Figure, Plot, Result, curve, latency_figures, new_result
 from bench.team import Team, employed
 from bench.tongue import Looprooms, Seat, Tongue
@@ -241,10 +241,7 @@ def result(question: Question, figures: Figures, conditions: Mapping[str, str]) 
             Figure(f"CPU per delivery, {role}", round(cost, 3), "us", LESS)
             for role, cost in figures.cpu_per_delivery.items()
         ),
-        *(
-            Figure(f"share of a core, {role}", round(figures.usage.share(role), 3))
-            for role in figures.usage.cpu
-        ),
+        *share_figures(figures.usage),
         *latency_figures("latency", figures.latencies),
         *latency_figures("answer", figures.answers),
         *latency_figures("sent late", figures.late),

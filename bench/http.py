@@ -17,7 +17,7 @@ from msgspec import Meta
 from bench.fanout import START_SECONDS, cautions, cpu_plot, sleep_until, testers_line
 from bench.ground import Ground
 from bench.histogram import Histogram
-from bench.meter import Meter, Reading, usage
+from bench.meter import Meter, Reading, share_figures, usage
 from bench.party import Tally, merged
 from bench.result import LESS, MORE, Figure, Result, curve, latency_figures, new_result
 from bench.roomlog import Unexpected
@@ -231,7 +231,7 @@ def result(
             Figure(f"{path} p95", round(Histogram(counts).percentile(95) * 1000, 3), "ms", LESS)
         )
     found.figures += latency_figures("sent late", tally.times["sent late"])
-    found.figures += [Figure(f"share of a core, {role}", round(used.share(role), 3)) for role in used.cpu]
+    found.figures += share_figures(used)
     if used.cpu and within:
         found.figures.append(
             Figure("CPU per request, server", round(used.server / within * 1e6, 1), "us", LESS)

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from bench.fanout import cautions, testers_line
 from bench.ground import Ground
-from bench.meter import Meter, Usage, memory_of_nodes, usage
+from bench.meter import Meter, Usage, memory_of_nodes, share_figures, usage
 from bench.party import Party, shares
 from bench.result import LESS, Figure, Plot, Result, new_result
 from bench.team import employed
@@ -118,7 +118,7 @@ def result(
         found.figures += [
             Figure("memory per connection", round(slope(portions) / 1024, 2), "KiB", LESS),
             Figure("memory of all nodes", round(last.memory / 2**20, 1), "MiB", LESS),
-            *(Figure(f"share of a core, {role}", round(used.share(role), 4), "", LESS) for role in used.cpu),
+            *share_figures(used),
             Figure(
                 "CPU per connection and hour",
                 round(used.server / used.seconds / last.connections * 3600e3, 2),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bench.kernel import Cost, cost_of, costs
+from bench.result import LESS, Figure
 
 BUSY = 0.9
 """The share of a core from which a tester's process counts as the bottleneck."""
@@ -94,6 +95,13 @@ def usage(first: Reading, last: Reading) -> Usage:
             (after - before).cpu / seconds for before, after in zip(first.testers, last.testers, strict=True)
         ],
     )
+
+
+def share_figures(used: Usage) -> list[Figure]:
+    """Return how much of a core each role has used, in percent."""
+    return [
+        Figure(f"share of a core, {role}", round(used.share(role) * 100, 2), "%", LESS) for role in used.cpu
+    ]
 
 
 def memory_of_nodes(reading: Reading) -> int:

@@ -19,7 +19,7 @@ from msgspec import Meta
 from bench.fanout import cautions, cpu_plot, testers_line
 from bench.ground import Ground
 from bench.idle import seats_of
-from bench.meter import Meter, Reading, usage
+from bench.meter import Meter, Reading, share_figures, usage
 from bench.party import Party, Plan, Tally, merged, shares
 from bench.result import LESS, MORE, Figure, Result, curve, latency_figures, new_result
 from bench.roomlog import Unexpected
@@ -255,7 +255,7 @@ def tell(found: Result, readings: list[Reading], tally: Tally, behind: int) -> N
         Figure("lines acknowledged", counts.get("done chat.send", 0)),
         Figure("refused", refused),
         Figure("failed", failed),
-        *(Figure(f"share of a core, {role}", round(used.share(role), 3)) for role in used.cpu),
+        *share_figures(used),
     ]
     if used.cpu and tally.people:
         cost = used.server / used.seconds / tally.people * 1e6

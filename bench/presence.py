@@ -17,7 +17,7 @@ from msgspec import Meta
 from bench.fanout import START_SECONDS, cautions, cpu_plot, sleep_until, testers_line
 from bench.ground import Ground
 from bench.idle import seats_of
-from bench.meter import Meter, Reading, usage
+from bench.meter import Meter, Reading, share_figures, usage
 from bench.party import Party, Tally, merged, shares
 from bench.result import LESS, MORE, Figure, Result, curve, latency_figures, new_result
 from bench.roomlog import Unexpected
@@ -178,7 +178,7 @@ def result(
         *latency_figures("typing", moved.times.get("typing.set", {})),
         *latency_figures("confidence", moved.times.get("confidence.set", {})),
         *latency_figures("sent late", moved.times.get("sent late", {})),
-        *(Figure(f"share of a core, {role}", round(used.share(role), 3)) for role in used.cpu),
+        *share_figures(used),
     ]
     if used.cpu and changes:
         found.figures.append(

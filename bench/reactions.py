@@ -17,7 +17,7 @@ from msgspec import Meta
 from bench.fanout import START_SECONDS, cautions, cpu_plot, sleep_until, testers_line
 from bench.ground import Ground
 from bench.idle import seats_of
-from bench.meter import Meter, Reading, usage
+from bench.meter import Meter, Reading, share_figures, usage
 from bench.party import Party, Plan, Tally, merged, shares
 from bench.result import LESS, MORE, Figure, Result, curve, latency_figures, new_result
 from bench.team import employed, paced, until_true
@@ -177,7 +177,7 @@ def result(
         Figure("frames per person at most", round(most / span, 2), "/s", LESS),
         Figure("people with wrong totals", wrong),
         Figure("bytes per person", round(tally.bytes / max(1, tally.people) / span), "B/s", LESS),
-        *(Figure(f"share of a core, {role}", round(used.share(role), 3)) for role in used.cpu),
+        *share_figures(used),
     ]
     if used.cpu and within:
         found.figures += [
