@@ -5,6 +5,7 @@ Every process serves its own; the label ``node`` tells them apart.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -45,6 +46,7 @@ class _NodeCollector(Collector):
         yield self._gauge(
             "broker_probe_seconds", "Last round trip through Redis.", broker.probe_seconds or float("nan")
         )
+        yield self._gauge("tasks", "Tasks of the event loop.", len(asyncio.all_tasks(hub.loop)))
         yield self._gauge(
             "limits_alone",
             "1 while limits are this node's own, because Redis is away.",

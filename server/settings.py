@@ -132,7 +132,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 262144
     slow_close_seconds: Annotated[
         float, Meta(gt=0, le=60, description="Time after which a client that reads nothing is closed.")
-    ] = 8
+    ] = 6
     commands_per_second: Annotated[
         float, Meta(gt=0, le=100000, description="Commands of one connection, sustained.")
     ] = 50

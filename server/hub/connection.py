@@ -42,6 +42,9 @@ CLOSE_SECONDS: Final = 3.0
 """How long a peer has to answer a close before the transport is dropped."""
 DEAF_BYTES: Final = 1 << 20
 """Bytes that are still read, and thrown away, of a peer who goes on sending after the end began: so that it can read why."""
+JITTER: Final = (0.8, 0.95)
+"""Parts of the heartbeat after which silence is asked about, so that heartbeats don't line up. With the usual times a peer that
+vanished, and its presence, are gone after 40 s: 24 of silence, 10 for an answer, 5 of grace."""
 CONTROL_RATE: Final = 20.0
 CONTROL_BURST: Final = 200.0
 
@@ -144,7 +147,7 @@ class Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=hub.limits.write_high)
         now = hub.clock()
         self._opened_at = self._heard_at = now
-        self._silence = hub.limits.heartbeat * random.uniform(0.8, 1.0)  # so that heartbeats don't line up
+        self._silence = hub.limits.heartbeat * random.uniform(*JITTER)
         self.bucket = Bucket(hub.limits.commands_rate, hub.limits.commands_burst, now)
         self._control = Bucket(CONTROL_RATE, CONTROL_BURST, now)
         self._protocol = handshake.new_protocol(hub.limits)
@@ -262,6 +265,7 @@ class Connection(asyncio.Protocol):
         if self._pinged_at is not None:
             if now >= self._pinged_at + self._hub.limits.heartbeat_timeout:
                 self.close(CloseCode.SILENT)
+                self._drop()  # nobody is there to answer
             return self._pinged_at + self._hub.limits.heartbeat_timeout
         if now >= self._heard_at + self._silence:
             self._protocol.send_ping(b"")
