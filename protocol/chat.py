@@ -113,12 +113,13 @@ class ChatRevision(Event, tag="chat.revision"):
 
 
 class ChatRemoval(Event, tag="chat.removal"):
-    """The line `line`, whose offset was `of`, is removed."""
+    """The line `line`, whose offset was `of`, is removed. With `departed` its author has left for good: forget who it was."""
 
     room: RoomId
     offset: Offset
     line: LineId
     of: Offset
+    departed: bool = False
 
 
 Commands = SendChat | EditChat | RemoveChat | RecallChat

@@ -6,7 +6,7 @@ from typing import Any, Union, get_args
 
 import msgspec
 
-from protocol import chat, presence, reactions, rooms, session, subscriptions
+from protocol import chat, moderation, presence, reactions, rooms, session, subscriptions
 from protocol.envelope import Answer, Command, Error, Event
 
 JSON_SUBPROTOCOL = "looprooms.v1+json"
@@ -19,6 +19,7 @@ AnyCommand = Union[  # noqa: UP007
     chat.Commands,
     reactions.Commands,
     subscriptions.Commands,
+    moderation.Commands,
 ]
 AnyAnswer = Union[  # noqa: UP007
     session.Answers,
@@ -27,9 +28,17 @@ AnyAnswer = Union[  # noqa: UP007
     chat.Answers,
     reactions.Answers,
     subscriptions.Answers,
+    moderation.Answers,
     Error,
 ]
-AnyEvent = Union[session.Events, rooms.Events, presence.Events, chat.Events, subscriptions.Events]  # noqa: UP007
+AnyEvent = Union[  # noqa: UP007
+    session.Events,
+    rooms.Events,
+    presence.Events,
+    chat.Events,
+    subscriptions.Events,
+    moderation.Events,
+]
 AnyReply = Union[AnyAnswer, AnyEvent]  # noqa: UP007
 
 COMMANDS: tuple[type[Command[Any]], ...] = get_args(AnyCommand)

@@ -64,6 +64,12 @@ class ErrorCode(StrEnum):
     HOST_REFUSED = "host_refused", 400, False, "Use a host name that this server answers to."
     NOT_FOUND = "not_found", 404, False, "It does not exist, or is not open to you."
     METHOD_REFUSED = "method_refused", 405, False, "Use one of the methods that the Allow header names."
+    ALREADY_DECIDED = (
+        "already_decided",
+        409,
+        False,
+        "Somebody has decided it in another way. Look at it again.",
+    )
     NOT_READY = (
         "not_ready",
         409,

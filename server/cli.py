@@ -100,6 +100,26 @@ def settings(*, new_key: bool) -> None:
         )
 
 
+@main.command()
+@click.argument("address")
+@click.argument("role", type=click.Choice(["MEMBER", "CREATOR", "MODERATOR", "ADMIN"], case_sensitive=False))
+@click.option("--data-dir", help="Folder of the embedded stores.")
+def role(address: str, role: str, data_dir: str | None) -> None:
+    """Give the person with the e-mail ADDRESS a ROLE, at once on all their connections.
+
+    The server need not be stopped for this. It is recorded.
+    """
+    loaded = _loaded({"data_dir": data_dir}).settings
+    from protocol.moderation import Role
+    from server import serving
+
+    try:
+        changed = serving.role_now(loaded, address, Role(role))
+    except serving.CannotStart as reason:
+        _give_up(str(reason))
+    click.echo(f"They are {role} now." if changed else f"They were {role} already.")
+
+
 @main.group()
 def keys() -> None:
     """Rotate the keys that the server signs and seals with."""

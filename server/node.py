@@ -19,6 +19,7 @@ from websockets.typing import Origin
 from protocol.envelope import RoomId, SessionId, UserId
 from protocol.presence import RoomPulse
 from server import chat as _chat_handlers  # noqa: F401 - importing a domain registers its handlers
+from server import moderation as _moderation_handlers  # noqa: F401 - the same
 from server import privacy as _privacy_jobs  # noqa: F401 - and its jobs
 from server import subscriptions as _subscription_handlers  # noqa: F401 - the same
 from server.addresses import Addresses

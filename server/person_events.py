@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -25,7 +26,7 @@ from storage.person_events import Told
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
 from storage.redis.broker import Broker
-from storage.redis.publications import Kind, Packet, unpack
+from storage.redis.publications import NODE_ID_BYTES, Kind, Packet, unpack
 
 _LOGGER = logging.getLogger("looprooms.person_events")
 
@@ -266,3 +267,17 @@ class PersonEvents:
         for task in (self._healing, self._checking):
             if task is not None:
                 task.cancel()
+
+
+async def publish_once(redis_url: str, told: Iterable[Told]) -> None:
+    """Publish committed events from a process that is no node. Where Redis is away, nodes find them by looking."""
+    broker = Broker(
+        redis_url,
+        os.urandom(NODE_ID_BYTES),
+        on_publication=lambda _channel, _publication: None,
+        on_restored=lambda: None,
+    )
+    await broker.start()
+    for one in told:
+        broker.publish(channel_of(one.user), one.packet)
+    await broker.aclose()

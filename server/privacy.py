@@ -44,8 +44,8 @@ async def clear_away(node: Node, job: Departure) -> None:
     """Remove what somebody said who has left, and take what they gave out of the totals; everyone sees it as it happens."""
     node.person_left(job.user, job.rooms)  # again: a node may have heard nothing when they left
     pool = node.stores.pool
-    while (erased := await erase_lines(pool, job.user, LINES)).count:
-        node.chat.tell_removed(erased.removals)
+    while removals := await erase_lines(pool, job.user, LINES):
+        node.chat.tell_removed(removals)
         await asyncio.sleep(PAUSE_SECONDS)
     while taken := await settle_left(pool, job.departure, REACTIONS):
         counts: defaultdict[RoomId, list[Count]] = defaultdict(list)

@@ -18,18 +18,22 @@ import click
 import msgspec
 import uvloop
 
+from protocol.moderation import Role
 from protocol.refusals import Refused
+from server.http.auth import normalised_email
 from server.keys import DEMO_PASSWORD, SEALING_KEYS, SIGNING_KEYS, kept, put_first
 from server.keys import new_key as make_key
 from server.listening import PortError, allow_files, listen
 from server.logs import start_logging
 from server.node import serve_node
 from server.passwords import Passwords
+from server.person_events import publish_once
 from server.resealing import seal_all, told
 from server.settings import DEFAULTS, Settings, variable
 from server.workers import READY, WorkerFailed, Workers
 from storage.demo import MEMBER, PEOPLE, add_demo
-from storage.embedded import DataFolder, Server, StartError
+from storage.embedded import DataFolder, InUseError, Server, StartError
+from storage.moderation import set_role
 from storage.postgres.embedded import EmbeddedPostgres
 from storage.postgres.migrations import MigrationError, migrate
 from storage.postgres.pool import open_pool
@@ -103,6 +107,28 @@ def reseal_now(settings: Settings, *, new_key: bool) -> str:
                 await pool.close()
 
     return _run(seal())
+
+
+def role_now(settings: Settings, address: str, role: Role) -> bool:
+    """Give the person with an address a role; say whether that changed anything. Raises `CannotStart`."""
+
+    async def change() -> bool:
+        async with _stores(settings, running=True) as (completed, _):
+            await _migrated(completed)
+            pool = await open_pool(completed.database_url, size=2, application_name="looprooms role")
+            try:
+                sealer = await open_sealer(pool, completed.sealing_keys)
+                told = await set_role(pool, sealer, normalised_email(address), role)
+            except Refused as refused:
+                if refused.code.retryable:
+                    raise
+                raise CannotStart(refused.message) from None
+            finally:
+                await pool.close()
+            await publish_once(completed.redis_url, told)
+            return bool(told)
+
+    return _run(change())
 
 
 def _run(work: Awaitable[ResultT]) -> ResultT:
@@ -186,15 +212,17 @@ def _stop_on_signals(hurry: Callable[[], None]) -> asyncio.Event:
 
 
 @asynccontextmanager
-async def _stores(settings: Settings, *, redis: bool = True) -> AsyncIterator[tuple[Settings, Path | None]]:
+async def _stores(
+    settings: Settings, *, redis: bool = True, running: bool = False
+) -> AsyncIterator[tuple[Settings, Path | None]]:
     """Run the stores that are not elsewhere until the block ends; give the settings completed, and the data folder if any.
 
-    `redis` says whether one is needed. Raises `StartError`.
+    `redis` says whether one is needed; with `running` those of a server that runs already are good. Raises `StartError`.
     """
     if settings.database_url and (settings.redis_url or not redis):
         yield settings, None
         return
-    data = DataFolder.claim(Path(settings.data_dir))
+    data = _folder(Path(settings.data_dir), running=running)
     try:
         postgres = None if settings.database_url else EmbeddedPostgres(data)
         valkey = None if settings.redis_url or not redis else EmbeddedValkey(data)
@@ -212,12 +240,22 @@ async def _stores(settings: Settings, *, redis: bool = True) -> AsyncIterator[tu
             )
         if valkey is not None:
             completed = msgspec.structs.replace(completed, redis_url=valkey.url())
-        async with _running([server for server in (postgres, valkey) if server is not None]):
+        ours = [server for server in (postgres, valkey) if server is not None and not data.visited]
+        async with _running(ours):
             if postgres is not None:
                 await postgres.create_database()
             yield completed, data.path
     finally:
         data.release()
+
+
+def _folder(path: Path, *, running: bool) -> DataFolder:
+    try:
+        return DataFolder.claim(path)
+    except InUseError:
+        if not running:
+            raise
+        return DataFolder.visit(path)
 
 
 @asynccontextmanager

@@ -85,10 +85,9 @@ returning t.target_id, t.kind::text, t.target_kind::text, t.total, t.revision, l
 # Lines before rooms, as in every other statement, and rooms in one order.
 ERASE_LINES = """
 with gone as materialized (
-    select id, room_id, "offset", removed_at is null as spoke
-    from chat_lines where author_id = $1 order by id limit $2 for update
+    select id, room_id, "offset" from chat_lines where author_id = $1 order by id limit $2 for update
 ), wanted as (
-    select room_id, count(*) as n from gone where spoke group by room_id
+    select room_id, count(*) as n from gone group by room_id
 ), locked as materialized (
     select room_id from room_positions where room_id in (select room_id from wanted) order by room_id for update
 ), moved as (
@@ -104,11 +103,11 @@ with gone as materialized (
 ), removals as (
     insert into room_events (room_id, "offset", kind, line_id)
     select room_id, base + row_number() over (partition by room_id order by gone."offset"), 'REMOVAL', id
-    from gone join moved using (room_id) where spoke
+    from gone join moved using (room_id)
     returning line_id, "offset"
 )
 select gone.id, gone.room_id, gone."offset" as line_offset, r."offset", erased.sent_at, erased.edited_at
-from gone join erased using (id) left join removals r on r.line_id = gone.id
+from gone join erased using (id) join removals r on r.line_id = gone.id
 order by gone.room_id, r."offset"
 """
 
@@ -136,13 +135,6 @@ class Taken(Struct, frozen=True):
     kind: Reaction
     taken: int
     total: Total
-
-
-class Erased(Struct, frozen=True):
-    """Lines of somebody who left for good that were erased: how many, and what others see of it."""
-
-    count: int
-    removals: list[tuple[ChatRemoval, Line]]
 
 
 async def remove_person(pool: Pool, sealer: Sealer, user: UserId) -> Departure | None:
@@ -188,17 +180,16 @@ async def settle_left(pool: Pool, departure: UUID, limit: int) -> list[Taken]:
     ]
 
 
-async def erase_lines(pool: Pool, author: UserId, limit: int) -> Erased:
+async def erase_lines(pool: Pool, author: UserId, limit: int) -> list[tuple[ChatRemoval, Line]]:
     """Erase at most `limit` lines of somebody who left for good: nobody has said them, and nothing is left of what was said.
 
-    Each that was not removed before has a removal with an offset of its own, returned with the line as it is now.
+    Each has a removal with an offset of its own, also one that was removed before: who has seen its author shall forget them.
+    Returned are the removals, and the lines as they are now.
     """
     async with answering(pool) as connection:
         rows = await connection.fetch(ERASE_LINES, author, limit)
     removals = []
     for row in rows:
-        if row["offset"] is None:
-            continue
         line = Line(
             id=row["id"],
             offset=row["line_offset"],
@@ -208,6 +199,8 @@ async def erase_lines(pool: Pool, author: UserId, limit: int) -> Erased:
             edited_at=row["edited_at"],
             removed=True,
         )
-        removal = ChatRemoval(room=row["room_id"], offset=row["offset"], line=line.id, of=line.offset)
+        removal = ChatRemoval(
+            room=row["room_id"], offset=row["offset"], line=line.id, of=line.offset, departed=True
+        )
         removals.append((removal, line))
-    return Erased(len(rows), removals)
+    return removals

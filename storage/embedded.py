@@ -48,14 +48,19 @@ class StartError(Exception):
     """Something can't be started; the message is one sentence for the person who tried."""
 
 
+class InUseError(StartError):
+    """Another process has the data folder."""
+
+
 class DataFolder:
-    """A folder that one server has for itself. Made by `DataFolder.claim`."""
+    """A folder that one server has for itself. Made by `DataFolder.claim`; `DataFolder.visit` only looks at another's."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self.account = _account(path)
         self._lock = lock
         self._sockets: Path | None = None
+        self.visited = False
 
     @classmethod
     def claim(cls, path: Path) -> DataFolder:
@@ -71,7 +76,7 @@ class DataFolder:
         except BlockingIOError:
             owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(lock)
-            raise StartError(
+            raise InUseError(
                 f"The data folder {path} is in use by another server, process {owner}; "
                 "stop that one, or name another folder with --data-dir."
             ) from None
@@ -83,9 +88,17 @@ class DataFolder:
             raise StartError(f"The data folder {path} can't be written: {error.strerror}.") from None
         return cls(path, lock)
 
+    @classmethod
+    def visit(cls, path: Path) -> DataFolder:
+        """Look into the folder of a server that runs, to reach its stores."""
+        path = Path(os.path.abspath(path))  # noqa: PTH100 - see above
+        folder = cls(path, os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC))
+        folder.visited = True
+        return folder
+
     def release(self) -> None:
-        """Let go of the folder. Whatever runs in it must have been stopped."""
-        if self._sockets is not None and self._sockets.parent != self.path:
+        """Let go of the folder. Whatever runs in it must have been stopped, unless it was only visited."""
+        if self._sockets is not None and self._sockets.parent != self.path and not self.visited:
             shutil.rmtree(self._sockets, ignore_errors=True)
         os.close(self._lock)
 

@@ -19,7 +19,17 @@ import msgspec
 from msgspec import Struct
 
 from protocol.envelope import Milliseconds, UserId
-from storage import chat, people, person_events, previews, reactions, rooms, session, subscriptions
+from storage import (
+    chat,
+    moderation,
+    people,
+    person_events,
+    previews,
+    reactions,
+    rooms,
+    session,
+    subscriptions,
+)
 from storage.jobs import Job, enqueue
 from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
@@ -46,6 +56,7 @@ PARTS: Final[tuple[Part, ...]] = (
     *previews.PARTS,
     *subscriptions.PARTS,
     *person_events.PARTS,
+    *moderation.PARTS,
     EXPORTS_OF,
 )
 """What every table holds of a person. `Part.stays` is the whole list of what is left when they have gone."""

@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from storage import people, privacy, session
+from storage import moderation, people, privacy, session
 from storage.postgres.pool import Pool, answering
 from storage.sealing import INDEX_KEY, BrokenSeal, Sealer
 
@@ -44,6 +44,8 @@ SEALED: Final = (
     Sealed(people.ADDRESS, "user_id"),
     Sealed(session.DEVICE),
     Sealed(privacy.PIECE),
+    Sealed(moderation.ABOUT),
+    Sealed(moderation.REASON),
     Sealed(INDEX_KEY, "name", "text"),
 )
 """Every sealed column of the database."""

@@ -22,6 +22,7 @@ import asyncpg
 from msgspec import Struct
 
 from protocol.envelope import SessionId, UserId
+from protocol.refusals import ErrorCode, Refused
 from protocol.session import SessionEntry
 from protocol.subscriptions import Subscription
 from storage.personal import Part
@@ -285,10 +286,12 @@ async def revoke_others(pool: Pool, user: UserId, session: SessionId) -> list[Se
 
 
 async def session_age(pool: Pool, session: SessionId) -> float:
-    """Return how many seconds ago somebody signed in. Infinite for a session that is not there."""
+    """Return how many seconds ago somebody signed in. Raises `Refused` (session_ended) for a session that is not there."""
     async with answering(pool) as connection:
         age: float | None = await connection.fetchval(AGE, session)
-    return float("inf") if age is None else age
+    if age is None:
+        raise Refused(ErrorCode.SESSION_ENDED)
+    return age
 
 
 async def forget_sessions(pool: Pool, after: float) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from protocol.chat import ChatLine, ChatRemoval, ChatRevision, Line
 from protocol.contract import AnyReply
-from protocol.envelope import Epoch, Event, Offset
+from protocol.envelope import NOBODY, Epoch, Event, Offset
 from protocol.rooms import RoomJoined
 from server.rooms import RECENT_LINES
 from tests.nodes.raw import Message
@@ -41,6 +41,7 @@ class Snapshot(msgspec.Struct):
                     if line.id == event.line:
                         assert line.offset == event.of
                         line.text, line.removed = "", True
+                        line.author = NOBODY if event.departed else line.author
             case _:
                 raise AssertionError(f"a {type(event).__name__} changes something that nobody has told here")
 

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from protocol.chat import ChatRemoval
 from protocol.closing import CloseCode
 from protocol.envelope import NOBODY, LineId, Person, RoomId
 from protocol.reactions import Reaction, Target, TargetKind
@@ -23,10 +24,15 @@ from storage.departures import LOCK_PERSON, erase_lines, remove_person
 from storage.postgres.pool import PersonGone, Pool
 from storage.privacy import PARTS
 from storage.reactions import Wish, settle
+from storage.sealing import Sealer
 from tests.http.conftest import Servers
 from tests.http.serving import PASSWORD
 from tests.leaving import DEVICE, Town, town
 from tests.redis.valkeys import until
+from tests.replay import assert_replay_reaches
+from tests.standing import Room, Standing
+from tests.stores import SEALING_KEY
+from tests.visitors import Visitor, visit
 
 SAID = "the plums that were in the icebox"
 REFERENCES = """
@@ -114,7 +120,13 @@ async def test_nothing_is_left_but_the_list(place: Town) -> None:
     )
     assert left is not None
     assert tuple(left.values()) == (None, "ARCHIVED", "", f"left-{own}")
-    assert [part.name for part in PARTS if part.stays] == ["looprooms", "chat_lines", "chat_changes"]
+    assert [part.name for part in PARTS if part.stays] == [
+        "looprooms",
+        "chat_lines",
+        "chat_changes",
+        "applications_decided",
+        "decisions_made",
+    ]
     assert kept["line"]["author"]["name"] == "Bo"
 
 
@@ -133,6 +145,7 @@ async def test_others_see_it_as_it_happens(place: Town) -> None:
         await until(lambda v=visitor: sum(event["type"] == "chat.removal" for event in v.events) == 5)  # type: ignore[misc] # early bound
         assert visitor.offsets == [6, 7, 8, 9, 10]
         assert [event["of"] for event in visitor.events] == [1, 2, 3, 4, 5]
+        assert all(event["departed"] for event in visitor.events)
         await until(lambda v=visitor: str(ada.id) in _left(v))  # type: ignore[misc] # early bound
         await until(lambda v=visitor: _total(v, "HEART") == 1)  # type: ignore[misc] # early bound
     late = await cy.come(place.sites[1], room)
@@ -162,6 +175,21 @@ def _total(visitor: Any, kind: str) -> int | None:
         if message["type"] == "room.pulse" and kind in message.get("reactions", {})
     ]
     return totals[-1] if totals else None
+
+
+async def test_departures_are_replayed(nodes: Standing, room: Room) -> None:
+    """Who was there, who comes back and who comes anew know the same: lines that nobody said, also those removed before."""
+    author = await visit(nodes.south, "Ada", room.id)
+    old = [(await author.say(room.id, f"{SAID} {number}"))["line"]["id"] for number in range(4)]
+    await author.call("chat.remove", room=room.slug, line=old[1])
+
+    async def depart(actor: Visitor) -> None:
+        await actor.say(room.id, "somebody else's")
+        await author.call("chat.remove", room=room.slug, line=old[2])
+        await remove_person(nodes.pool, Sealer((SEALING_KEY,), bytes(32)), author.person.id)
+        await actor.hear(10)
+
+    await assert_replay_reaches(ChatRemoval, nodes, room, depart)
 
 
 async def test_nobody_comes_back(place: Town) -> None:
@@ -330,7 +358,7 @@ async def test_clearing_away_goes_on_after_a_crash(place: Town) -> None:
     for site in place.sites:
         await site.node.jobs.aclose()
     assert (await ada.leave()).status_code == 204
-    assert (await erase_lines(place.pool, ada.id, 3)).count == 3
+    assert len(await erase_lines(place.pool, ada.id, 3)) == 3
     listener = await bo.come(place.sites[1], room)
     node = await Node.open(place.sites[0].node.settings)
     try:

@@ -16,6 +16,16 @@ from protocol.chat import (
 )
 from protocol.client import CaughtUp, Client, Occurrence, Snapshot
 from protocol.envelope import LineId, UserId
+from protocol.moderation import (
+    ApplyAsCreator,
+    CreatorApplied,
+    CreatorDecided,
+    CreatorFound,
+    CreatorsListed,
+    DecideApplication,
+    GetApplication,
+    ListApplications,
+)
 from protocol.presence import (
     ConfidenceNoted,
     ListPresence,
@@ -73,6 +83,10 @@ async def answers(client: Client, line: LineId, target: Target, user: UserId) ->
     assert_type(await client.call(RevokeSession(others=True)), SessionRevoked)
     assert_type(await client.call(RefreshToken("token")), TokenRefreshed)
     assert_type(await client.call(GetSubscription()), SubscriptionFound)
+    assert_type(await client.call(ApplyAsCreator("a circle")), CreatorApplied)
+    assert_type(await client.call(GetApplication()), CreatorFound)
+    assert_type(await client.call(ListApplications()), CreatorsListed)
+    assert_type(await client.call(DecideApplication(user, True)), CreatorDecided)
     assert_type(await client.call(Ping()), Ponged)
 
     # A wrong expectation is an error, and the ignore would be one if it were not.
