@@ -1,13 +1,13 @@
 """Metrics in the text format of Prometheus, read from plain integers that the hot path counts in.
 
-Every process serves its own; the label ``node`` tells them apart.
+Every process serves its own; the label ``node`` tells them apart where several answer on one port.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from server.node import Node
 
+FamilyT = TypeVar("FamilyT", bound=Metric)
 
 LAGGING_ROOMS: Final = 20
 """Rooms whose lag has a series of its own: all of them would be more than a store of metrics can carry."""
@@ -31,6 +32,7 @@ def render(node: Node) -> bytes:
 class _NodeCollector(Collector):
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._name = node.id.hex()
 
     def collect(self) -> Iterator[Metric]:
         """Read everything at one moment."""
@@ -91,44 +93,51 @@ class _NodeCollector(Collector):
         ):
             yield self._counter(name, meaning, value)
         yield from self._jobs()
-        closes = CounterMetricFamily(
-            "looprooms_closes", "Connections closed by this node, by code.", labels=["code"]
+        yield self._counter(
+            "closes",
+            "Connections closed by this node, by code.",
+            {str(int(code)): count for code, count in hub.closes.items()},
+            "code",
         )
-        for code, count in hub.closes.items():
-            closes.add_metric([str(int(code))], count)
-        yield closes
-        lag = GaugeMetricFamily(
-            "looprooms_delivered_lag",
+        yield self._gauge(
+            "delivered_lag",
             "Events that the slowest reporting client had yet to show, of the rooms that lag most.",
-            labels=["room"],
+            {str(room): behind for room, behind in node.lags.worst(hub.clock(), LAGGING_ROOMS)},
+            "room",
         )
-        for room, behind in node.lags.worst(hub.clock(), LAGGING_ROOMS):
-            lag.add_metric([str(room)], behind)
-        yield lag
 
     def _jobs(self) -> Iterator[Metric]:
         jobs = self._node.jobs
-        waiting = GaugeMetricFamily(
-            "looprooms_jobs_waiting", "Jobs that are due, over all nodes, lately.", labels=["kind"]
+        counts = jobs.counts.items()
+        yield self._gauge(
+            "jobs_waiting",
+            "Jobs that are due, over all nodes, lately.",
+            {kind: count.waiting for kind, count in counts},
+            "kind",
         )
-        dead = GaugeMetricFamily(
-            "looprooms_jobs_dead", "Jobs that will never be done, over all nodes, lately.", labels=["kind"]
+        yield self._gauge(
+            "jobs_dead",
+            "Jobs that will never be done, over all nodes, lately.",
+            {kind: count.dead for kind, count in counts},
+            "kind",
         )
-        for kind, count in jobs.counts.items():
-            waiting.add_metric([kind], count.waiting)
-            dead.add_metric([kind], count.dead)
-        done = CounterMetricFamily("looprooms_jobs_done", "Jobs done by this node.", labels=["kind"])
-        for kind, number in jobs.done.items():
-            done.add_metric([kind], number)
-        failed = CounterMetricFamily(
-            "looprooms_jobs_failed", "Attempts of this node at jobs that failed.", labels=["kind"]
-        )
-        for kind, number in jobs.failed.items():
-            failed.add_metric([kind], number)
-        yield from (waiting, dead, done, failed)
+        yield self._counter("jobs_done", "Jobs done by this node.", jobs.done, "kind")
+        yield self._counter("jobs_failed", "Attempts of this node at jobs that failed.", jobs.failed, "kind")
 
-    def _gauge(self, name: str, meaning: str, value: float) -> GaugeMetricFamily:
-        return GaugeMetricFamily(f"looprooms_{name}", meaning, value=value)
+    def _gauge(
+        self, name: str, meaning: str, values: float | Mapping[str, float], label: str = ""
+    ) -> GaugeMetricFamily:
+        return self._filled(GaugeMetricFamily(f"looprooms_{name}", meaning), values, label)
 
-    def _counter(self, name: str, meaning: str, value: float) -> CounterMetricFamily:
-        return CounterMetricFamily(f"looprooms_{name}", meaning, value=value)
+    def _counter(
+        self, name: str, meaning: str, values: float | Mapping[str, float], label: str = ""
+    ) -> CounterMetricFamily:
+        return self._filled(CounterMetricFamily(f"looprooms_{name}", meaning), values, label)
+
+    def _filled(self, family: FamilyT, values: float | Mapping[str, float], label: str) -> FamilyT:
+        """Give a family its value, or one for each value of `label`."""
+        series = values if isinstance(values, Mapping) else {"": values}
+        for name, value in series.items():
+            labels = {"node": self._name, **({label: name} if label else {})}
+            family.add_sample(family.name + ("_total" if family.type == "counter" else ""), labels, value)
+        return family

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -526,10 +527,10 @@ async def test_metrics(pool: Pool, database_url: str, valkey: Valkey) -> None:
         port = int(host.url.split(":")[2].split("/")[0])
         await all_dead(pool)
         text = await metrics(port)
-        while 'looprooms_jobs_dead{kind="test.errand"} 1.0' not in text:
+        while not re.search(r'looprooms_jobs_dead\{kind="test.errand",node="\w+"\} 1\.0', text):
             await asyncio.sleep(0.05)
             text = await metrics(port)
-    assert 'looprooms_jobs_done_total{kind="test.errand"} 2.0' in text
+    assert re.search(r'looprooms_jobs_done_total\{kind="test.errand",node="\w+"\} 2\.0', text)
 
 
 async def metrics(port: int) -> str:
