@@ -96,7 +96,24 @@ class ErrorCode(StrEnum):
         False,
         "This key was used for something else. Make a new key for each new thing.",
     )
-    EMAIL_TAKEN = "email_taken", 409, False, "There is an account with this address. Sign in instead."
+    EMAIL_TAKEN = (
+        "email_taken",
+        409,
+        False,
+        "Somebody has proven meanwhile that this address is theirs. Sign in with that account.",
+    )
+    LINK_INVALID = (
+        "link_invalid",
+        410,
+        False,
+        "The link was used already, or is too old. Ask for a new one.",
+    )
+    INVITATION_REQUIRED = (
+        "invitation_required",
+        403,
+        False,
+        "One needs an invitation to make an account. Ask for a place on the waitlist, and use the link that you are sent.",
+    )
     PASSWORD_WEAK = (
         "password_weak",
         422,

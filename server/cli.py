@@ -79,6 +79,20 @@ def seed(*, demo_password: str | None) -> None:
 
 
 @main.command()
+@click.argument("address")
+@click.option("--data-dir", help="Folder of the embedded stores.")
+def invite(address: str, data_dir: str | None) -> None:
+    """Invite ADDRESS to make an account: a running server mails a link, which is good for thirty days. Again sends another one."""
+    from server import serving
+
+    try:
+        serving.invite_now(_loaded({"data_dir": data_dir}).settings, address)
+    except serving.CannotStart as reason:
+        _give_up(str(reason))
+    click.echo("The invitation is on its way, as soon as a server runs.")
+
+
+@main.command()
 @click.option(
     "--new-key",
     is_flag=True,

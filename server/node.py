@@ -19,6 +19,7 @@ from websockets.typing import Origin
 from protocol.envelope import RoomId, SessionId, UserId
 from protocol.presence import RoomPulse
 from server import chat as _chat_handlers  # noqa: F401 - importing a domain registers its handlers
+from server import letters as _letters  # noqa: F401 - importing them registers what sends them
 from server import moderation as _moderation_handlers  # noqa: F401 - the same
 from server import privacy as _privacy_jobs  # noqa: F401 - and its jobs
 from server import subscriptions as _subscription_handlers  # noqa: F401 - the same
@@ -26,6 +27,7 @@ from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
 from server.door import Door
 from server.garbage import Garbage
+from server.gateways.mail import Mailer, open_mailer
 from server.http.app import create_app
 from server.http.connection import HttpConnection
 from server.hub.admission import Admission
@@ -86,6 +88,7 @@ class Node:
     chat: ChatWriter
     reactions: ReactionWriter
     jobs: Jobs
+    mailer: Mailer
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -166,6 +169,7 @@ class Node:
             seal_in_background(pool, sealer),
         ):
             node._background.append(loop.create_task(work))
+        node.mailer = open_mailer(settings)
         node.jobs = Jobs(node)
         node.jobs.start()
         return node

@@ -90,15 +90,15 @@ class Passwords:
         self._waiting -= 1
 
 
-def check_strength(password: str, *personal: str) -> None:
+def check_strength(password: str, *personal: str, path: str = "$.password") -> None:
     """Raise `Refused` (password_weak) for one that is too short, too long, common, or one of the `personal` words."""
     if not SHORTEST <= len(password) <= LONGEST:
-        raise Refused(ErrorCode.PASSWORD_WEAK, path="$.password")
+        raise Refused(ErrorCode.PASSWORD_WEAK, path=path)
     folded = _normalised(password).casefold()
     stem = re.sub(r"[\d\W_]+$", "", folded)
     known = WORDS | {word.casefold() for word in personal if word}
     if folded in known or stem in known or len(set(folded)) < 3 or _is_run(folded):
-        raise Refused(ErrorCode.PASSWORD_WEAK, path="$.password")
+        raise Refused(ErrorCode.PASSWORD_WEAK, path=path)
 
 
 def _is_run(text: str) -> bool:

@@ -31,6 +31,7 @@ from server.person_events import publish_once
 from server.resealing import seal_all, told
 from server.settings import DEFAULTS, Settings, variable
 from server.workers import READY, WorkerFailed, Workers
+from storage import waitlist
 from storage.demo import MEMBER, PEOPLE, add_demo
 from storage.embedded import DataFolder, InUseError, Server, StartError
 from storage.moderation import set_role
@@ -129,6 +130,25 @@ def role_now(settings: Settings, address: str, role: Role) -> bool:
             return bool(told)
 
     return _run(change())
+
+
+def invite_now(settings: Settings, address: str) -> None:
+    """Invite somebody by a letter, which a running server sends. Raises `CannotStart`."""
+    try:
+        email = normalised_email(address)
+    except Refused as refused:
+        raise CannotStart(refused.message) from None
+
+    async def invite() -> None:
+        async with _stores(settings, redis=False, running=True) as (completed, _):
+            await _migrated(completed)
+            pool = await open_pool(completed.database_url, size=2, application_name="looprooms invite")
+            try:
+                await waitlist.invite(pool, await open_sealer(pool, completed.sealing_keys), email)
+            finally:
+                await pool.close()
+
+    _run(invite())
 
 
 def _run(work: Awaitable[ResultT]) -> ResultT:

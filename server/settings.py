@@ -114,6 +114,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(min_length=3, max_length=300, description="Sender of mails: an address, or `name <address>`."),
     ] = "VYBE LOOPROOMS <noreply@localhost>"
 
+    registration: Annotated[
+        Literal["open", "invited"],
+        Meta(description="Who may make an account: anyone, or whoever was sent `looprooms invite`."),
+    ] = "open"
+
     heartbeat_seconds: Annotated[
         float, Meta(gt=0, le=600, description="Silence after which a client is pinged.")
     ] = 25

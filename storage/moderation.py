@@ -199,7 +199,7 @@ async def set_role(pool: Pool, sealer: Sealer, email: str, role: Role) -> list[T
         user = await connection.fetchval(FIND_BY_ADDRESS, [address_index(sealer, email), email])
         before = await connection.fetchval(LOCK_PERSON, user)
         if before is None:
-            raise Refused(ErrorCode.NOT_FOUND, "Nobody has this address.")
+            raise Refused(ErrorCode.NOT_FOUND, "Nobody has proven that this address is theirs.")
         if before == role:
             return []
         return await _set_role(connection, user, before, role)

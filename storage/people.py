@@ -16,33 +16,37 @@ from msgspec import Meta, Struct
 from protocol.envelope import NOBODY, Person, SessionId, UserId
 from protocol.refusals import ErrorCode, Refused
 from storage.personal import Part
-from storage.postgres.pool import Pool, answering
+from storage.postgres.pool import Connection, Pool, answering
 from storage.sealing import Sealer
 
-_ACCOUNT = "u.id, u.name, u.avatar, u.role::text, u.tier::text, u.banned_at is not null as banned"
+ACCOUNT = """u.id, u.name, u.avatar, u.role::text, u.tier::text, u.banned_at is not null as banned,
+    coalesce(i.issuer = '', false) as verified"""
+"""The columns of an account: of `users u` and its e-mail identity `i`."""
+
+INSERT_ACCOUNT = """
+with u as (
+    insert into users (id, name) values ($1, $2) returning id, name, avatar, role, tier
+), i as (
+    insert into identities (user_id, provider, issuer, subject, sealed_address, password_hash)
+    select id, 'EMAIL', $3, $4, $5, $6 from u
+    returning user_id, issuer
+)
+select u.id, u.name, u.avatar, u.role::text, u.tier::text, i.issuer = '' as verified from u join i on i.user_id = u.id
+"""
 
 # A row of before, whose address is not sealed yet, would not stand in the way of its own index.
-CREATE_ACCOUNT = """
-with u as (
-    insert into users (id, name)
-    select $1, $2
-    where not exists (select from identities where provider = 'EMAIL' and issuer = '' and subject = $6)
-    returning id, name, avatar, role, tier
-), identity as (
-    insert into identities (user_id, provider, subject, sealed_address, password_hash)
-    select id, 'EMAIL', $3, $4, $5 from u
-)
-select u.id, u.name, u.avatar, u.role::text, u.tier::text from u
+IS_THERE_UNSEALED = """
+select exists (select from identities where provider = 'EMAIL' and issuer = '' and subject = $1)
 """
 
 FIND_BY_EMAIL = f"""
-select {_ACCOUNT}, i.password_hash
+select {ACCOUNT}, i.password_hash
 from identities i join users u on u.id = i.user_id
 where i.provider = 'EMAIL' and i.issuer = '' and i.subject = any($1::text[])
 """
 
 ACCOUNT_OF_SESSION = f"""
-select {_ACCOUNT}, i.subject, i.sealed_address, s.ended_at is not null as ended
+select {ACCOUNT}, i.subject, i.sealed_address, s.ended_at is not null as ended
 from sessions s
 join users u on u.id = s.user_id
 left join identities i on i.user_id = u.id and i.provider = 'EMAIL'
@@ -52,6 +56,12 @@ limit 1
 
 HASH_OF = """
 select password_hash from identities where user_id = $1 and provider = 'EMAIL' limit 1
+"""
+
+SET_HASH = """
+update identities set password_hash = $2
+where user_id = $1 and provider = 'EMAIL' and ($3::text is null or password_hash = $3)
+returning user_id
 """
 
 REHASH = """
@@ -102,6 +112,9 @@ class Account(Struct, kw_only=True):
     name: Annotated[str, Meta(description="What others see.")]
     avatar: Annotated[str | None, Meta(description="URL of a picture.")] = None
     email: Annotated[str | None, Meta(description="Seen by nobody else.")] = None
+    verified: Annotated[
+        bool, Meta(description="Whether a link that was mailed to the address has been opened.")
+    ] = False
     role: Annotated[str, Meta(description="MEMBER, CREATOR, MODERATOR or ADMIN.")]
     tier: Annotated[str, Meta(description="FREE, PREMIUM_MONTHLY, PREMIUM_YEARLY or CREATOR_PRO.")]
 
@@ -128,26 +141,43 @@ def address_index(sealer: Sealer, email: str) -> str:
 
 
 async def create_account(pool: Pool, sealer: Sealer, email: str, password_hash: str, name: str) -> Account:
-    """Create a person who signs in with `email` (normalised) and a password. Raises `Refused` (email_taken)."""
-    user = UserId(uuid4())
-    sealed = sealer.seal(ADDRESS, user, email)
+    """Create a person whose address (normalised) needs no proof. Raises `Refused` (email_taken)."""
     async with answering(pool) as connection:
         try:
-            row = await connection.fetchrow(
-                CREATE_ACCOUNT, user, name, address_index(sealer, email), sealed, password_hash, email
-            )
+            if not await connection.fetchval(IS_THERE_UNSEALED, email):
+                user = UserId(uuid4())
+                return await insert_account(connection, sealer, user, email, password_hash, name, claimant="")
         except asyncpg.UniqueViolationError:
-            row = None
-    if row is None:
-        raise Refused(ErrorCode.EMAIL_TAKEN)
-    return _account(row, email)
+            pass
+    raise Refused(ErrorCode.EMAIL_TAKEN)
+
+
+async def insert_account(
+    connection: Connection,
+    sealer: Sealer,
+    user: UserId,
+    email: str,
+    password_hash: str,
+    name: str,
+    *,
+    claimant: str,
+) -> Account:
+    """Insert a person who signs in with `email` (normalised): their own when `claimant` is empty, else claimed by that id.
+
+    Raises asyncpg's `UniqueViolationError` when it is somebody else's own.
+    """
+    sealed = sealer.seal(ADDRESS, user, email)
+    index = address_index(sealer, email)
+    row = await connection.fetchrow(INSERT_ACCOUNT, user, name, claimant, index, sealed, password_hash)
+    assert row is not None
+    return account_from(row, email)
 
 
 async def find_by_email(pool: Pool, sealer: Sealer, email: str) -> Credentials | None:
-    """Find who signs in with `email` (normalised)."""
+    """Find whose address `email` (normalised) is."""
     async with answering(pool) as connection:
         row = await connection.fetchrow(FIND_BY_EMAIL, [address_index(sealer, email), email])
-    return None if row is None else Credentials(_account(row, email), row["password_hash"], row["banned"])
+    return None if row is None else Credentials(account_from(row, email), row["password_hash"], row["banned"])
 
 
 async def account_of_session(pool: Pool, sealer: Sealer, session: SessionId) -> SessionAccount | None:
@@ -156,9 +186,7 @@ async def account_of_session(pool: Pool, sealer: Sealer, session: SessionId) -> 
         row = await connection.fetchrow(ACCOUNT_OF_SESSION, session)
     if row is None:
         return None
-    sealed = row["sealed_address"]
-    email = row["subject"] if sealed is None else sealer.open(ADDRESS, row["id"], sealed)
-    return SessionAccount(_account(row, email), row["ended"], row["banned"])
+    return SessionAccount(account_from(row, address_of(sealer, row)), row["ended"], row["banned"])
 
 
 async def seal_addresses(pool: Pool, sealer: Sealer, limit: int = 200) -> int:
@@ -195,12 +223,21 @@ def person(user: UserId | None, name: str | None, avatar: str | None) -> Person:
     return NOBODY if user is None or name is None else Person(id=user, name=name, avatar=avatar)
 
 
-def _account(row: asyncpg.Record, email: str | None) -> Account:
+def address_of(sealer: Sealer, row: asyncpg.Record) -> str | None:
+    """Return the address in a row of a person with their e-mail identity, if they have one; of before, it is not sealed."""
+    sealed = row["sealed_address"]
+    email: str | None = row["subject"] if sealed is None else sealer.open(ADDRESS, row["id"], sealed)
+    return email
+
+
+def account_from(row: asyncpg.Record, email: str | None) -> Account:
+    """Make an account of a row."""
     return Account(
         id=row["id"],
         name=row["name"],
         avatar=row["avatar"],
         email=email,
+        verified=row["verified"],
         role=row["role"],
         tier=row["tier"],
     )

@@ -21,6 +21,8 @@ from msgspec import Struct
 from protocol.envelope import Milliseconds, UserId
 from storage import (
     chat,
+    emails,
+    links,
     moderation,
     people,
     person_events,
@@ -50,6 +52,8 @@ EXPORTS_OF = Part(
 PARTS: Final[tuple[Part, ...]] = (
     *people.PARTS,
     *session.PARTS,
+    *emails.PARTS,
+    *links.PARTS,
     *rooms.PARTS,
     *chat.PARTS,
     *reactions.PARTS,

@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from storage import moderation, people, privacy, session
+from storage import emails, moderation, people, privacy, session, waitlist
 from storage.postgres.pool import Pool, answering
 from storage.sealing import INDEX_KEY, BrokenSeal, Sealer
 
@@ -46,6 +46,9 @@ SEALED: Final = (
     Sealed(privacy.PIECE),
     Sealed(moderation.ABOUT),
     Sealed(moderation.REASON),
+    Sealed(emails.OLD_ADDRESS),
+    Sealed(emails.NEW_ADDRESS),
+    Sealed(waitlist.ADDRESS),
     Sealed(INDEX_KEY, "name", "text"),
 )
 """Every sealed column of the database."""

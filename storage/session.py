@@ -116,6 +116,11 @@ AGE = """
 select extract(epoch from now() - created_at)::float8 from sessions where id = $1
 """
 
+END_SESSIONS = """
+update sessions set ended_at = now(), ended_because = $2
+where user_id = $1 and id is distinct from $3 and ended_at is null
+"""
+
 FORGET_SESSIONS = """
 delete from sessions where id in (
     select id from sessions where last_seen_at < now() - make_interval(secs => $1) limit 10000

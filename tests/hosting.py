@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from uuid import UUID, uuid4
 
 from protocol.client import Client, connect
@@ -86,7 +89,9 @@ async def hosting(database_url: str, redis_url: str, pool: Pool, **settings: obj
     listener.listen(100)
     listener.setblocking(False)
     port = listener.getsockname()[1]
+    folder = Path(tempfile.mkdtemp(prefix="lr-"))
     chosen = Settings(
+        data_dir=str(folder),
         database_url=database_url,
         redis_url=redis_url,
         signing_keys=(SIGNING_KEY,),
@@ -107,3 +112,4 @@ async def hosting(database_url: str, redis_url: str, pool: Pool, **settings: obj
     finally:
         stop.set()
         await serving
+        shutil.rmtree(folder)

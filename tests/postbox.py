@@ -135,7 +135,7 @@ def link_in(mail: EmailMessage) -> str:
     plain, html = mail.get_body(("plain",)), mail.get_body(("html",))
     assert plain is not None
     assert html is not None
-    found = re.search(r"^http\S+#\S+$", plain.get_content(), re.MULTILINE)
+    found = re.search(r"^http\S+#\S+", plain.get_content(), re.MULTILINE)
     assert found is not None, plain.get_content()
     assert f'href="{found[0]}"' in html.get_content()
     return found[0]

@@ -9,6 +9,7 @@ waits meanwhile. Neither says to whom: reasons are logged and kept.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -31,6 +32,7 @@ _LOGGER = logging.getLogger("looprooms.mail")
 
 STEP_SECONDS: Final = 15.0
 """How long the server may take for one answer."""
+GOODBYE_SECONDS: Final = 2.0
 MOST_FILES: Final = 1000
 """Mails that are kept in the folder; older ones make room."""
 _LOCAL: Final = re.compile(r"[^\s\x00-\x1f\x7f@\"(),:;<>\[\\\]]+")
@@ -108,10 +110,12 @@ class SmtpMailer:
             timeout=STEP_SECONDS,
         )
         try:
-            async with client:
-                await client.send_message(
-                    message, sender=parseaddr(self._sender)[1], recipients=[_on_the_wire(mail.to)]
-                )
+            await client.connect()
+            await client.send_message(
+                message, sender=parseaddr(self._sender)[1], recipients=[_on_the_wire(mail.to)]
+            )
+            with contextlib.suppress(aiosmtplib.SMTPException, OSError):  # it has the mail already
+                await client.quit(timeout=GOODBYE_SECONDS)
         except aiosmtplib.SMTPRecipientsRefused as refused:
             raise _judged(refused.recipients[0].code, "the recipient was refused") from None
         except aiosmtplib.SMTPDataError as refused:
@@ -122,6 +126,8 @@ class SmtpMailer:
             raise Unsent(f"the mail server refused us ({refused.code})") from None
         except (aiosmtplib.SMTPException, OSError) as error:
             raise Unsent(f"the mail server did not take it ({type(error).__name__})") from None
+        finally:
+            client.close()
 
 
 class FolderMailer:

@@ -14,7 +14,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from protocol.refusals import Refused
-from server.http import auth, grants, keys, operations, page, privacy, sessions
+from server.http import account, auth, emails, grants, keys, operations, page, privacy, sessions, waitlist
+from server.http import passwords as account_passwords
 from server.http.documents import contract, openapi
 from server.http.endpoint import JSON, Endpoint
 from server.http.gate import Gate
@@ -33,8 +34,17 @@ Respond = Callable[[Request], Awaitable[Response]]
 def create_app(node: Node) -> Starlette:
     """Make the HTTP side of `node`. It uses its settings, stores and tokens, and tells it of sessions that were ended."""
     passwords = Passwords()
+    accounts = auth.Accounts(node, passwords, grants.Grants(node))
+    proofs = account_passwords.Proofs(node, passwords)
+    own_emails = emails.Emails(node, passwords, proofs)
+    own_password = account_passwords.PasswordChanges(node, passwords, proofs)
+    places = waitlist.Waitlist(node)
     endpoints = [
-        *auth.endpoints(auth.Accounts(node, passwords, grants.Grants(node))),
+        *auth.endpoints(accounts),
+        *emails.endpoints(own_emails),
+        *account_passwords.endpoints(own_password),
+        *waitlist.endpoints(places),
+        *account.endpoints(account.AccountPages(accounts, own_emails, own_password, places)),
         *sessions.endpoints(sessions.OwnSessions(node)),
         *privacy.endpoints(privacy.OwnData(node, passwords)),
         *keys.endpoints(keys.PublishedKeys(node)),
@@ -82,6 +92,8 @@ def _documents(endpoints: Sequence[Endpoint]) -> list[Route]:
         Route("/openapi.json", _constant(msgspec.json.encode(described), JSON)),
         Route("/schema.json", _constant(msgspec.json.encode(messages), "application/schema+json")),
         Route("/docs", _constant(html, "text/html; charset=utf-8", page.POLICY)),
+        Route("/account.css", _constant(account.STYLE.read_bytes(), "text/css; charset=utf-8")),
+        Route("/account.js", _constant(account.SCRIPT.read_bytes(), "text/javascript; charset=utf-8")),
         Route("/docs.css", _constant(page.STYLE.read_bytes(), "text/css; charset=utf-8")),
         Route("/docs.js", _constant(page.SCRIPT.read_bytes(), "text/javascript; charset=utf-8")),
     ]

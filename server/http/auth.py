@@ -1,13 +1,15 @@
 """Accounts over HTTP: register, sign in, refresh, sign out, and who am I.
 
-Nothing here tells whether an address has an account, but registering with it: a wrong password and an unknown address do
-the same work and get the same answer.
+Nothing here tells whether an address has an account. Registering with one that somebody has makes an account all the same, which
+only claims the address, and its owner is told by a letter (`storage.emails`); a wrong password and an unknown address do the same
+work and get the same answer.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta, Struct
@@ -19,9 +21,12 @@ from server.http.callers import REFUSALS, address_of, caller_of
 from server.http.endpoint import Endpoint, WithCookies
 from server.http.grants import Grants, SignedIn, Tokens
 from server.http.guesses import Guesses
+from server.limits import mailbox
 from server.passwords import LONGEST, Passwords, check_strength
-from storage.people import Account, create_account, find_by_email, keep_new_hash
+from storage.emails import candidates, claim_address
+from storage.people import Account, Credentials, keep_new_hash
 from storage.redis.limits import Limit
+from storage.waitlist import accept, invited_address
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -30,6 +35,8 @@ REGISTRATIONS: Final = Limit("registrations", burst=30, rate=1 / 20)
 """Accounts that one address may make."""
 SIGN_INS: Final = Limit("sign-ins", burst=60, rate=1)
 """Attempts to sign in from one address, right or wrong: each costs 20 ms of a core."""
+LETTERS: Final = Limit("letters", burst=6, rate=1 / 600)
+"""Letters that a mailbox gets because somebody, who may be anybody, asked for them."""
 LONGEST_EMAIL: Final = 254
 LONGEST_NAME: Final = 80
 
@@ -40,6 +47,9 @@ Email = Annotated[str, Meta(min_length=3, max_length=1000, description="Upper an
 Password = Annotated[
     str, Meta(max_length=4096, description="8 to 1,024 characters, none of the common ones.")
 ]
+Invitation = Annotated[
+    str, Meta(max_length=256, description="What stands after the `#` of the link in an invitation.")
+]
 RefreshToken = Annotated[
     str,
     Meta(min_length=1, max_length=256, description="The last one that was given out. A page leaves it out."),
@@ -47,13 +57,14 @@ RefreshToken = Annotated[
 
 
 class Register(Struct):
-    """A new account, signed in at once."""
+    """A new account, signed in at once. Its address counts once the link is opened that is mailed to it."""
 
     email: Email
     password: Password
     name: Annotated[
         str, Meta(min_length=1, max_length=1000, description="What others see; at most 80 characters.")
     ]
+    invitation: Invitation | None = None
 
 
 class Login(Struct):
@@ -85,7 +96,17 @@ class Accounts:
         self._grants = grants
 
     async def register(self, request: Request, body: Register) -> SignedIn | WithCookies:
-        """Create an account, and sign in."""
+        """Create an account, and sign in.
+
+        The answer is the same whether somebody has the address already or not. If somebody has, this is another account, and they
+        are told by mail.
+        """
+        return await self._grants.sign_in(request, await self.create(body))
+
+    async def create(self, body: Register) -> Account:
+        """Create an account. Raises `Refused`."""
+        if body.invitation is None and self._node.settings.registration == "invited":
+            raise Refused(ErrorCode.INVITATION_REQUIRED)
         email = normalised_email(body.email)
         name = normalised(body.name).replace("\n", " ")
         if not name:
@@ -93,31 +114,52 @@ class Accounts:
         if len(name) > LONGEST_NAME:
             raise Refused(ErrorCode.INVALID, f"A name has at most {LONGEST_NAME} characters.", path="$.name")
         check_strength(body.password, email, email.partition("@")[0], name)
+        pool, sealer = self._node.stores.pool, self._node.stores.sealer
+        if body.invitation is None:
+            password_hash = await self._passwords.hash(body.password)
+            verdict = await self._node.quotas.take(LETTERS, mailbox(email))
+            return await claim_address(pool, sealer, email, password_hash, name, letter=verdict.allowed)
+        if await invited_address(pool, sealer, body.invitation) != email:
+            raise Refused(ErrorCode.LINK_INVALID, "The invitation is for another address.", path="$.email")
         password_hash = await self._passwords.hash(body.password)
-        stores = self._node.stores
-        account = await create_account(stores.pool, stores.sealer, email, password_hash, name)
-        return await self._grants.sign_in(request, account)
+        return await accept(pool, sealer, body.invitation, email, password_hash, name)
+
+    async def accept(self, fields: Mapping[str, str]) -> None:
+        """Create the account that somebody is invited to make: `fields` are token, name and password. Raises `Refused`."""
+        token = fields["token"]
+        email = await invited_address(self._node.stores.pool, self._node.stores.sealer, token)
+        await self.create(
+            Register(email=email, password=fields["password"], name=fields["name"], invitation=token)
+        )
 
     async def login(self, request: Request, body: Login) -> SignedIn | WithCookies:
-        """Sign in with an address and its password. Each sign-in is a session of its own."""
+        """Sign in with an address and its password. Each sign-in is a session of its own.
+
+        Whoever has proven that the address is theirs comes first, then whoever claimed it last.
+        """
         email = normalised_email(body.email)
-        pool = self._node.stores.pool
+        stores = self._node.stores
         address = address_of(self._node, request)
         await self._guesses.check(address, email)
-        found = await find_by_email(pool, self._node.stores.sealer, email)
-        stored = None if found is None else found.password_hash
-        # No password is longer, so what follows can't be right; but it costs no more than any other.
-        matches = await self._passwords.matches(stored, body.password[: LONGEST + 1])
-        if found is None or stored is None or not matches:
+        proven, claiming = await candidates(stores.pool, stores.sealer, email)
+        found = await self._matching(proven, body.password) or await self._matching(claiming, body.password)
+        if found is None:
             await self._guesses.wrong(address, email)
             raise Refused(ErrorCode.CREDENTIALS_REFUSED)
         if found.banned:
             raise Refused(ErrorCode.FORBIDDEN, "This account may not sign in.")
-        if self._passwords.is_outdated(stored):
+        if self._passwords.is_outdated(found.password_hash):
             renewed = await self._passwords.hash(body.password)
-            await keep_new_hash(pool, found.account.id, stored, renewed)
-        await self._guesses.right(address, email)
+            await keep_new_hash(stores.pool, found.account.id, found.password_hash, renewed)
+        if found is proven:
+            await self._guesses.right(address, email)
         return await self._grants.sign_in(request, found.account)
+
+    async def _matching(self, found: Credentials | None, password: str) -> Credentials | None:
+        """Return `found` if the password is theirs; where there is nobody it takes the same time to find that out."""
+        stored = None if found is None else found.password_hash
+        # No password is longer, so what follows can't be right; but it costs no more than any other.
+        return found if await self._passwords.matches(stored, password[: LONGEST + 1]) else None
 
     async def refresh(self, request: Request, body: Refresh) -> Tokens | WithCookies:
         """Use up a refresh token: the one in the body, or, for a page, the one in its browser's cookie.
@@ -149,7 +191,14 @@ def endpoints(accounts: Accounts) -> list[Endpoint]:
             body=Register,
             answer=SignedIn,
             status=201,
-            refuses=(ErrorCode.EMAIL_TAKEN, ErrorCode.PASSWORD_WEAK, ErrorCode.TEXT_EMPTY, *busy),
+            refuses=(
+                ErrorCode.PASSWORD_WEAK,
+                ErrorCode.TEXT_EMPTY,
+                ErrorCode.INVITATION_REQUIRED,
+                ErrorCode.LINK_INVALID,
+                ErrorCode.EMAIL_TAKEN,
+                *busy,
+            ),
             group="Accounts",
         ),
         Endpoint(

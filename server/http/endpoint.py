@@ -78,12 +78,12 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         return Response(msgspec.json.encode(answer), self.status, headers, JSON)
 
 
-async def read_body(request: Request) -> bytes:
-    """Read a JSON body of at most `MOST_BODY_BYTES`. Raises `Refused` (media_type_refused, too_large)."""
+async def read_body(request: Request, media_type: str = JSON) -> bytes:
+    """Read a body of at most `MOST_BODY_BYTES`. Raises `Refused` (media_type_refused, too_large)."""
     kind, _, parameters = request.headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().replace('"', "")
-    if kind.strip().lower() != JSON or charset not in ("", "charset=utf-8"):
-        raise Refused(ErrorCode.MEDIA_TYPE_REFUSED)
+    if kind.strip().lower() != media_type or charset not in ("", "charset=utf-8"):
+        raise Refused(ErrorCode.MEDIA_TYPE_REFUSED, f"Send {media_type}.")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Refused(ErrorCode.MEDIA_TYPE_REFUSED, "Send the body as it is, without a content encoding.")
     length = request.headers.get("content-length", "0")

@@ -30,6 +30,7 @@ class Servers:
 
     postgres: EmbeddedPostgres
     valkey: EmbeddedValkey
+    folder: Path
 
     async def settings(self, **variables: str) -> Settings:
         """Make a new database, and return settings that use it."""
@@ -42,6 +43,7 @@ class Servers:
         environment = {
             "DATABASE_URL": self.postgres.dsn(name),
             "REDIS_URL": self.valkey.url(),
+            "LOOPROOMS_DATA_DIR": str(self.folder / name),
             "LOOPROOMS_SIGNING_KEYS": new_key("a"),
             "LOOPROOMS_SEALING_KEYS": new_key("a"),
             "LOOPROOMS_LIMITS_FACTOR": "1000",  # all tests come from one address
@@ -72,7 +74,7 @@ async def servers() -> AsyncIterator[Servers]:
         await connection.execute("create database http_template")
         await connection.close()
         await migrate(postgres.dsn("http_template"))
-        yield Servers(postgres, valkey)
+        yield Servers(postgres, valkey, folder)
     finally:
         await valkey.stop()
         await postgres.stop()

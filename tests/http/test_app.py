@@ -17,6 +17,8 @@ GETS = [
     "/schema.json",
     "/docs",
     "/docs.css",
+    "/account.css",
+    "/account.js",
     "/",
 ]
 

@@ -80,7 +80,16 @@ async def test_openapi_is_whole(openapi: Document) -> None:
 async def test_openapi_has_every_route(site: Site, openapi: Document) -> None:
     """What is served is described, but for the documents themselves; what is described is served."""
     served = {route.path for route in site.app.routes}  # type: ignore[attr-defined] # all are of Starlette's Route
-    documents = {"/", "/docs", "/docs.css", "/docs.js", "/openapi.json", "/schema.json"}
+    documents = {
+        "/",
+        "/docs",
+        "/docs.css",
+        "/docs.js",
+        "/openapi.json",
+        "/schema.json",
+        "/account.css",
+        "/account.js",
+    }
     assert served - documents == set(openapi["paths"])
 
 

@@ -19,6 +19,8 @@ PATHS = [
     "/schema.json",
     "/docs",
     "/docs.css",
+    "/account.css",
+    "/account.js",
     "/",
 ]
 
