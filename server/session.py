@@ -179,13 +179,15 @@ def ended_code(live: LiveSession | None) -> CloseCode | None:
 
 async def greet(node: Node, connection: Connection, command: Hello) -> None:
     """Answer the first message: check the token, load the session, rejoin rooms and replay what was missed."""
-    wait = node.admission.ask(node.hub.clock(), resuming=bool(command.resume))
-    if wait is None:
-        raise Disconnect(CloseCode.BUSY)
-    if wait:
-        await asyncio.sleep(wait)
     try:
-        claims = node.tokens.verify(command.token)
+        claims = node.tokens.verify(
+            command.token
+        )  # before it takes the place of somebody whose token is good
+        wait = node.admission.ask(node.hub.clock(), resuming=bool(command.resume))
+        if wait is None:
+            raise Disconnect(CloseCode.BUSY)
+        if wait:
+            await asyncio.sleep(wait)
         async with node.person_events.opening(claims.user) as feed:
             live = await node.sessions.find(claims.session)
             if (code := ended_code(live)) is not None or live.user_id != claims.user:

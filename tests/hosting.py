@@ -45,6 +45,10 @@ class Host:
                 "insert into users (id, name) values ($1, $2) on conflict do nothing", user, name
             )
             await connection.execute("insert into sessions (id, user_id) values ($1, $2)", session, user)
+        return self.sign(user, session)
+
+    def sign(self, user: UserId, session: SessionId) -> str:
+        """Return another access token of a session."""
         return self._tokens.sign(user=user, session=session, role="MEMBER", tier="FREE")[0]
 
 
