@@ -40,7 +40,7 @@ from storage.redis.pool import Command, Redis, RedisAway, evaluate, ping
 
 MOST_BUCKETS: Final = 20_000
 """Some 5 MiB."""
-REPORT_SECONDS: Final = 0.1
+REPORT_SECONDS: Final = 0.02
 MOST_DEBT: Final = 3600.0
 """Seconds that one may have to wait, whatever was charged."""
 _REPORTED_FROM: Final = 0.25
