@@ -185,3 +185,27 @@ async def test_migrate_and_seed_without_a_server(folder: Path) -> None:
         account = await sign_in(url, MEMBER.email, demo_password(server))
         async with connect(url, token=account) as client:
             assert len((await client.call(ListRooms())).rooms) == 5
+
+
+def test_a_role_is_given_while_the_server_runs(folder: Path) -> None:
+    """`looprooms role` reaches the stores that the running server has started, and those of one that is stopped."""
+    with served(folder):
+        done = looprooms(folder, "role", MEMBER.email, "MODERATOR")
+        assert (done.returncode, done.stdout) == (0, "They are MODERATOR now.\n"), done.stderr
+    done = looprooms(folder, "role", MEMBER.email, "MODERATOR")
+    assert (done.returncode, done.stdout) == (0, "They were MODERATOR already.\n"), done.stderr
+
+
+def test_a_sealing_key_is_rotated_where_it_is_kept(folder: Path) -> None:
+    """While the server is stopped a new key goes first; the server starts with it, and everyone can sign in."""
+    with served(folder):
+        pass
+    done = looprooms(folder, "keys", "reseal", "--new-key")
+    assert done.returncode == 0, done.stderr
+    keys = next(folder.rglob("sealing.keys")).read_text().split()
+    assert len(keys) == 2
+    assert f"under {keys[0].partition(':')[0]} (newest)" in done.stdout
+    assert f"Nothing is sealed under {keys[1].partition(':')[0]} any more" in done.stdout
+    next(folder.rglob("sealing.keys")).write_text(keys[0] + "\n")
+    with served(folder) as server:
+        assert server.get("/health/ready")[0] == 200
