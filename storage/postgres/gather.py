@@ -142,13 +142,10 @@ class Gather(Generic[ItemT, ResultT]):
         await self._settle(batch[middle:])
 
     async def _attempt(self, items: list[ItemT]) -> Sequence[ResultT | Exception]:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(*_TRANSIENT):
                 return await self._run(items)
-            except _TRANSIENT:
-                if attempt == _ATTEMPTS:
-                    raise Refused(ErrorCode.BUSY, retry_after=1.0) from None
-        raise AssertionError("unreachable")
+        raise Refused(ErrorCode.BUSY, retry_after=1.0)
 
 
 def _fail(future: asyncio.Future[ResultT], error: Exception) -> None:
