@@ -32,7 +32,7 @@ select id from waitlist where subject = $1
 """
 
 ENTRY = """
-select sealed_address, confirmed_at is not null as confirmed, invited_at is not null as invited
+select sealed_address, invited_at is not null as invited
 from waitlist where id = $1
 """
 

@@ -22,6 +22,7 @@ SOURCES = {
     for path in sorted(Path(storage.__path__[0]).glob("*.py"))
     if path.stem != "__init__"
 }
+READ = frozenset(column for source in SOURCES.values() for column in Usage(source).reads())
 MODULES = [name.partition(".")[2] for name in SOURCES]
 VERBS = ("select", "insert", "update", "delete", "with", "set")
 
@@ -96,7 +97,7 @@ async def test_used_as_it_is(connection: asyncpg.Connection[asyncpg.Record], nam
     """Functions give a statement as many parameters as it takes, read the columns that it has, and leave none unread."""
     module = module_of(name)
     described = {constant: await describe(connection, sql[0]) for constant, sql in statements(module).items()}
-    assert Usage(SOURCES[module.__name__], SOURCES).complaints(described) == []
+    assert Usage(SOURCES[module.__name__], SOURCES, READ).complaints(described) == []
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if statements(module_of(name))])
@@ -154,6 +155,12 @@ def test_right_use() -> None:
 def test_planted_drift_is_found(statement: str, described: Described, complaint: str) -> None:
     """A column that was renamed, added or taken away, and a parameter too many or too few, are each found."""
     assert complaint in Usage(PLANTED).complaints({**RIGHT, statement: described})
+
+
+def test_shared_columns() -> None:
+    """Columns that several statements share are read where they are wanted."""
+    described = {**RIGHT, "FIND": Described(1, ("id", "name", "age"))}
+    assert Usage(PLANTED, shared=frozenset({"age"})).complaints(described) == []
 
 
 def test_helpers_of_another_module() -> None:

@@ -32,9 +32,19 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Usage:
-    """The uses of one module. `beside` are the sources of modules, by their names, from which it may import what reads rows."""
+    """The uses of one module.
 
-    def __init__(self, source: str, beside: Mapping[str, str] = MappingProxyType({})) -> None:
+    `beside` are the sources of modules, by their names, from which it may import what reads rows. Columns that are `shared` may
+    be left unread by one statement, because others of the same columns have readers for them.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        beside: Mapping[str, str] = MappingProxyType({}),
+        shared: frozenset[str] = frozenset(),
+    ) -> None:
+        self._shared = shared
         tree = ast.parse(source)
         self._functions = {function.name: function for function in _functions(tree)}
         for name, wanted in _imports(tree):
@@ -67,6 +77,10 @@ class Usage:
         for name, description in described.items():
             found += self._unread(name, description)
         return found
+
+    def reads(self) -> set[str]:
+        """Return the columns that functions of the module read."""
+        return set().union(*self._names.values())
 
     def _unread(self, statement: str, description: Described) -> list[str]:
         uses = [use for use in self.uses if use.statement == statement]
