@@ -89,7 +89,7 @@ class Usage:
         readers = [name for name in self._functions if any(use in uses for use in self._run_by(name))]
         if any(name in self._unpack for reader in readers for name in self._reached(reader)):
             return []
-        read = {column for reader in readers for column in self._read_by(reader)}
+        read = self._shared.union(*(self._read_by(reader) for reader in readers))
         return [
             f"nobody reads {column} of {statement}" for column in description.columns if column not in read
         ]
