@@ -8,6 +8,8 @@ import socket
 from typing import Final
 
 BACKLOG: Final = 4096
+UNSENT_BYTES: Final = 65536
+"""What the system takes for a client beyond what is on its way to it; from there on the connection is a slow one."""
 
 
 class PortError(Exception):
@@ -66,6 +68,8 @@ def _bound(
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Connections have it from here. The system would keep megabytes for a client that does not read, and nobody would know.
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         if family is socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.bind(address)

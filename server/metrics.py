@@ -43,6 +43,13 @@ class _NodeCollector(Collector):
         yield self._gauge("connections", "Open websocket connections.", len(members.connections))
         yield self._gauge("sessions", "Sessions with a connection here.", len(members.sessions()))
         yield self._gauge("rooms", "Looprooms that are active here.", len(members.rooms))
+        slow = [connection for connection in members.connections if connection.outbox is not None]
+        yield self._gauge("slow", "Connections whose client reads more slowly than it is told.", len(slow))
+        yield self._gauge(
+            "waiting_bytes",
+            "Bytes that wait for them to read.",
+            sum(connection.waiting for connection in slow),
+        )
         yield self._gauge("draining", "1 while the node is stopping.", int(hub.draining))
         yield self._gauge("broker_healthy", "1 while Redis carries events.", int(broker.healthy))
         yield self._gauge(

@@ -296,6 +296,12 @@ class Connection(asyncio.Protocol):
             and not self.transport.is_closing()
         )
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait here for the client to read."""
+        held = self.transport.get_write_buffer_size()
+        return held if self.outbox is None else held + self.outbox.size
+
     def send(self, message: Message) -> None:
         """Send one message to this client; it is never dropped while the connection lives."""
         payload = self.codec.encode(message)

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,6 +23,7 @@ from server.environment import load
 from server.hub.members import Room
 from server.hub.replay import Replay
 from server.hub.subscriptions import Subscriptions, channel_of
+from server.listening import listen
 from server.node import serve_node
 from server.settings import Settings
 from storage import chat
@@ -183,11 +183,8 @@ async def _serve(settings: Settings) -> None:
         stop.set()
 
     loop.add_signal_handler(signal.SIGTERM, told)
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-        listener.listen(4096)
-        listener.setblocking(False)
+    (listener,) = listen(settings.host, settings.port)
+    with listener:
         await serve_node(settings, sockets=[listener], stop=stop)
 
 
