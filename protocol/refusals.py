@@ -120,6 +120,36 @@ class ErrorCode(StrEnum):
         False,
         "Choose a password of 8 to 1,024 characters that is not a common one.",
     )
+    SIGN_IN_REFUSED = (
+        "sign_in_refused",
+        401,
+        False,
+        "Sign in at Google or Apple again: what came from there is not good any more, or not for you.",
+    )
+    ACCOUNT_EXISTS = (
+        "account_exists",
+        409,
+        False,
+        "There is an account with this address. Sign in to it, then link this way of signing in.",
+    )
+    EMAIL_UNVERIFIED = (
+        "email_unverified",
+        403,
+        False,
+        "Open the link that was mailed to your address first.",
+    )
+    IDENTITY_TAKEN = (
+        "identity_taken",
+        409,
+        False,
+        "It belongs to another account here, or yours has one of this provider already.",
+    )
+    LAST_IDENTITY = (
+        "last_identity",
+        409,
+        False,
+        "Add another way to sign in before you remove the last one.",
+    )
     TOO_MANY_ROOMS = "too_many_rooms", 409, False, "Leave a looproom before you join another."
     TOO_LARGE = "too_large", 413, False, "Send less in one request."
     TOO_SLOW = "too_slow", 408, False, "Send the whole request within 10 seconds."

@@ -19,6 +19,7 @@ from websockets.typing import Origin
 from protocol.envelope import RoomId, SessionId, UserId
 from protocol.presence import RoomPulse
 from server import chat as _chat_handlers  # noqa: F401 - importing a domain registers its handlers
+from server import identities as _identity_jobs  # noqa: F401 - and its jobs
 from server import letters as _letters  # noqa: F401 - importing them registers what sends them
 from server import moderation as _moderation_handlers  # noqa: F401 - the same
 from server import privacy as _privacy_jobs  # noqa: F401 - and its jobs
@@ -27,6 +28,7 @@ from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
 from server.door import Door
 from server.garbage import Garbage
+from server.gateways.identity import Providers
 from server.gateways.mail import Mailer, open_mailer
 from server.http.app import create_app
 from server.http.connection import HttpConnection
@@ -74,6 +76,7 @@ class Node:
     stores: Stores
     hub: Hub
     tokens: Tokens
+    providers: Providers
     dispatcher: Dispatcher
     subscriptions: Subscriptions
     presence: PresenceTracker
@@ -126,6 +129,7 @@ class Node:
         if settings.signing_keys_file:
             await key_file.look()
             node._background.append(loop.create_task(key_file.run()))
+        node.providers = Providers(settings, loop.time)
         node.presence = PresenceTracker(node.id, node.stores, settings, emit=node._pulse)
         node.subscriptions = Subscriptions(
             node.hub,
@@ -189,6 +193,7 @@ class Node:
         await self.presence.aclose()
         self.hub.wheel.stop()
         await self.quotas.limiter.aclose()
+        await self.providers.aclose()
         await self.stores.broker.aclose()
         await self.stores.redis.aclose()
         await self.stores.pool.close()

@@ -118,6 +118,33 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["open", "invited"],
         Meta(description="Who may make an account: anyone, or whoever was sent `looprooms invite`."),
     ] = "open"
+    google_client_id: Annotated[
+        str, Meta(max_length=300, description="Client id at Google of the web. Empty: Google is not offered.")
+    ] = ""
+    google_client_secret: Annotated[str, Meta(description="Its secret.")] = ""
+    google_app_ids: Annotated[
+        tuple[str, ...], Meta(description="Client ids at Google of apps that sign in on their device.")
+    ] = ()
+    google_url: Annotated[
+        str, Meta(description="Where Google is; another one for a stand-in, under which all its paths are.")
+    ] = "https://accounts.google.com"
+    apple_client_id: Annotated[
+        str, Meta(max_length=300, description="Services id at Apple. Empty: Apple is not offered.")
+    ] = ""
+    apple_team_id: Annotated[str, Meta(max_length=100, description="Team at Apple.")] = ""
+    apple_key_id: Annotated[str, Meta(max_length=100, description="Id of the key at Apple.")] = ""
+    apple_private_key: Annotated[
+        str,
+        Meta(
+            description="The key itself, in PEM as Apple gives it; `\\n` may stand for the ends of its lines."
+        ),
+    ] = ""
+    apple_app_ids: Annotated[
+        tuple[str, ...], Meta(description="Bundle ids of apps that sign in with Apple on their device.")
+    ] = ()
+    apple_url: Annotated[str, Meta(description="Where Apple is; another one for a stand-in.")] = (
+        "https://appleid.apple.com"
+    )
 
     heartbeat_seconds: Annotated[
         float, Meta(gt=0, le=600, description="Silence after which a client is pinged.")
@@ -206,7 +233,17 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
-SECRETS = frozenset({"database_url", "redis_url", "signing_keys", "sealing_keys", "smtp_url"})
+SECRETS = frozenset(
+    {
+        "database_url",
+        "redis_url",
+        "signing_keys",
+        "sealing_keys",
+        "smtp_url",
+        "google_client_secret",
+        "apple_private_key",
+    }
+)
 KEY_LISTS = {"signing_keys": "seed", "sealing_keys": "key"}
 """Secrets that are lists of an id and what this says: the first is used, all are good."""
 
@@ -226,6 +263,8 @@ def shown(settings: Settings, field: str) -> str:
     value = getattr(settings, field)
     if field in KEY_LISTS:
         return ",".join(f"{key.partition(':')[0]}:(hidden)" for key in value)
+    if field in SECRETS and "://" not in value:
+        return "(hidden)" if value else ""
     if field in SECRETS:
         return re.sub(r"\?.*", "?(hidden)", re.sub(r"(?<=://).*@", "(hidden)@", value))
     return as_text(value)
@@ -274,6 +313,7 @@ def completed(settings: Settings) -> Settings:
                 f"{variable('allowed_origins')} has {quoted(origin)}; an origin looks like https://example.org."
             )
     _check_mail(settings)
+    _check_providers(settings)
     return _at_home(settings)
 
 
@@ -303,6 +343,33 @@ def _check_mail(settings: Settings) -> None:
         raise SettingsError(
             f"{variable('mail_from')} is {quoted(settings.mail_from)}; it looks like Rooms <rooms@example.org>."
         )
+
+
+def _check_providers(settings: Settings) -> None:
+    needs = {
+        "google_client_id": ("google_client_secret",),
+        "apple_client_id": ("apple_team_id", "apple_key_id", "apple_private_key"),
+    }
+    for client, others in needs.items():
+        for other in others:
+            if getattr(settings, client) and not getattr(settings, other):
+                raise SettingsError(f"{variable(other)} must be set when {variable(client)} is.")
+    for field in ("google_url", "apple_url"):
+        url = getattr(settings, field)
+        local = urlsplit(url).hostname in {"127.0.0.1", "::1", "localhost"}
+        if not _ORIGIN.fullmatch(url) or not (url.startswith("https://") or local):
+            raise SettingsError(
+                f"{variable(field)} is {quoted(url)}; it looks like https://example.org, with nothing after it."
+            )
+    if settings.apple_client_id:
+        from server.gateways.identity import apple_key
+
+        try:
+            apple_key(settings.apple_private_key)
+        except ValueError:
+            raise SettingsError(
+                f"{variable('apple_private_key')} is not a key that Apple gives: P-256, in PEM."
+            ) from None
 
 
 def _check_url(field: str, url: str, schemes: tuple[str, ...]) -> None:

@@ -102,6 +102,7 @@ class Tokens:
         self._verifying_keys: dict[str, Ed25519PublicKey] = {
             _header(kid): key.public_key() for kid, key in keys.items()
         }
+        self._seeds = list(seeds.values())
         self._successor_keys = [_derived(seed, _SUCCESSOR_PURPOSE) for seed in seeds.values()]
         self.public_keys = {
             kid: key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw) for kid, key in keys.items()
@@ -156,6 +157,10 @@ class Tokens:
             return _decode_payload(urlsafe_b64decode(body + "=="))
         except (Base64Error, InvalidSignature, msgspec.MsgspecError, UnicodeDecodeError):
             raise Refused(ErrorCode.TOKEN_INVALID) from None
+
+    def derived(self, purpose: bytes) -> list[bytes]:
+        """Return 32 bytes for another purpose from each key, those of the signing key first: secret, and known to every node."""
+        return [_derived(seed, purpose) for seed in self._seeds]
 
     def successors(self, refresh_token: str) -> list[str]:
         """Return the successor of a refresh token under each key, that of the signing key first.

@@ -22,11 +22,11 @@ from protocol.chat import ChatRemoval, Line
 from protocol.envelope import NOBODY, RoomId, UserId
 from protocol.reactions import Reaction, Target, TargetKind
 from protocol.refusals import ErrorCode, Refused
+from storage.identities import revoke_provider_tokens
 from storage.jobs import Job, enqueue
 from storage.postgres.pool import Connection, Pool, answering
 from storage.reactions import Total
 from storage.sealing import Sealer
-from storage.waitlist import leave_waitlist
 
 LEAVE_SECONDS: Final = 30.0
 """How long a statement may take that removes all that somebody has in a table."""
@@ -125,9 +125,8 @@ class Departure(Job, tag="person.leave"):
 
 
 Leave = Callable[[Connection, Sealer, UserId], Awaitable[None]]
-LEAVES: Final[tuple[Leave, ...]] = (leave_waitlist,)
-"""What other domains do in the transaction, while the person is still there: remove what does not refer to them, have something
-done outside by a job."""
+LEAVES: Final[tuple[Leave, ...]] = (revoke_provider_tokens,)
+"""What other domains do in the transaction, while the person is still there: have something done outside, by a job."""
 
 
 class Taken(Struct, frozen=True):

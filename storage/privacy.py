@@ -22,6 +22,7 @@ from protocol.envelope import Milliseconds, UserId
 from storage import (
     chat,
     emails,
+    identities,
     links,
     moderation,
     people,
@@ -51,6 +52,7 @@ EXPORTS_OF = Part(
 
 PARTS: Final[tuple[Part, ...]] = (
     *people.PARTS,
+    *identities.PARTS,
     *session.PARTS,
     *emails.PARTS,
     *links.PARTS,

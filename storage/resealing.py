@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from storage import emails, moderation, people, privacy, session, waitlist
+from storage import emails, identities, moderation, people, privacy, session, waitlist
 from storage.postgres.pool import Pool, answering
 from storage.sealing import INDEX_KEY, BrokenSeal, Sealer
 
@@ -43,6 +43,7 @@ class Sealed(Struct, frozen=True):
 SEALED: Final = (
     Sealed(people.ADDRESS, "user_id"),
     Sealed(session.DEVICE),
+    Sealed(identities.GRANT),
     Sealed(privacy.PIECE),
     Sealed(moderation.ABOUT),
     Sealed(moderation.REASON),

@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
-from storage import people
 from storage.emails import proving
 from storage.jobs import Job, enqueue
 from storage.links import Purpose, make_link, subject_of_link, use_link
@@ -52,13 +51,8 @@ DROP_ENTRY = """
 delete from waitlist where id = $1
 """
 
-ADDRESSES_OF = """
-select sealed_address from identities
-where user_id = $1 and provider = 'EMAIL' and sealed_address is not null
-"""
-
-LEAVE_ENTRIES = """
-delete from waitlist where subject = any($1::text[])
+DROP_INVITED = """
+delete from waitlist where subject = $1 and invited_at is not null returning id
 """
 
 FORGET_ENTRIES = """
@@ -149,6 +143,11 @@ async def accept(
         return await insert_account(connection, sealer, user, email, password_hash, name, claimant="")
 
 
+async def accept_address(connection: Connection, sealer: Sealer, email: str) -> bool:
+    """Take an address that was invited off the list: whoever has proven it otherwise needs no invitation. False: it was not."""
+    return await connection.fetchval(DROP_INVITED, _subject(sealer, email)) is not None
+
+
 async def forget_entries(pool: Pool, after: float) -> None:
     """Delete addresses that were never confirmed, `after` seconds after they were asked for."""
     async with answering(pool) as connection:
@@ -165,10 +164,3 @@ async def _entry(connection: Connection, sealer: Sealer, email: str) -> UUID:
 
 def _subject(sealer: Sealer, email: str) -> str:
     return sealer.index("waitlist", email).hex()
-
-
-async def leave_waitlist(connection: Connection, sealer: Sealer, user: UserId) -> None:
-    """Take the address of somebody who leaves for good off the list, in the transaction in which they do."""
-    rows = await connection.fetch(ADDRESSES_OF, user)
-    emails = [sealer.open(people.ADDRESS, user, row["sealed_address"]) for row in rows]
-    await connection.execute(LEAVE_ENTRIES, [_subject(sealer, email) for email in emails])

@@ -21,11 +21,10 @@ from starlette.responses import Response
 from protocol.refusals import ErrorCode, Refused
 from server.http.auth import Accounts
 from server.http.emails import Emails
-from server.http.endpoint import Endpoint, Parameter, read_body
+from server.http.endpoint import FORM, Endpoint, Parameter, read_body
 from server.http.passwords import PasswordChanges
 from server.http.waitlist import Waitlist
 
-_FORM: Final = "application/x-www-form-urlencoded"
 _MOST_FIELDS: Final = 10
 STYLE: Final = Path(__file__).with_name("account.css")
 SCRIPT: Final = Path(__file__).with_name("account.js")
@@ -132,7 +131,7 @@ class AccountPages:
     async def account_form(self, request: Request) -> Response:
         """Do what the button of a page says, with what was filled in."""
         page = self._page(request)
-        fields = _filled_in(page, await read_body(request, _FORM))
+        fields = _filled_in(page, await read_body(request, FORM))
         try:
             await page.act(fields)
         except Refused as refused:

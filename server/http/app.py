@@ -14,7 +14,20 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from protocol.refusals import Refused
-from server.http import account, auth, emails, grants, keys, operations, page, privacy, sessions, waitlist
+from server.http import (
+    account,
+    auth,
+    emails,
+    grants,
+    identities,
+    keys,
+    operations,
+    page,
+    privacy,
+    providers,
+    sessions,
+    waitlist,
+)
 from server.http import passwords as account_passwords
 from server.http.documents import contract, openapi
 from server.http.endpoint import JSON, Endpoint
@@ -34,13 +47,17 @@ Respond = Callable[[Request], Awaitable[Response]]
 def create_app(node: Node) -> Starlette:
     """Make the HTTP side of `node`. It uses its settings, stores and tokens, and tells it of sessions that were ended."""
     passwords = Passwords()
-    accounts = auth.Accounts(node, passwords, grants.Grants(node))
+    granting = grants.Grants(node)
+    accounts = auth.Accounts(node, passwords, granting)
+    arrivals = providers.Arrivals(node, granting)
     proofs = account_passwords.Proofs(node, passwords)
     own_emails = emails.Emails(node, passwords, proofs)
     own_password = account_passwords.PasswordChanges(node, passwords, proofs)
     places = waitlist.Waitlist(node)
     endpoints = [
         *auth.endpoints(accounts),
+        *providers.endpoints(arrivals),
+        *identities.endpoints(identities.OwnIdentities(node, arrivals)),
         *emails.endpoints(own_emails),
         *account_passwords.endpoints(own_password),
         *waitlist.endpoints(places),
@@ -57,6 +74,7 @@ def create_app(node: Node) -> Starlette:
                 Guard,
                 hosts=node.settings.allowed_hosts,
                 origins=node.settings.allowed_origins,
+                elsewhere=providers.elsewhere(node),
                 methods={endpoint.method for endpoint in endpoints},
                 addresses=node.addresses,
                 https=node.settings.public_url.startswith("https:"),

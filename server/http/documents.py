@@ -87,7 +87,7 @@ def _operation(endpoint: Endpoint, references: dict[type[Struct], dict[str, Any]
     good: dict[str, Any] = {"description": HTTPStatus(endpoint.status).phrase}
     if endpoint.answer is not None:
         good["content"] = {endpoint.media_type: {"schema": references[endpoint.answer]}}
-    elif endpoint.status != HTTPStatus.NO_CONTENT:
+    elif endpoint.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.SEE_OTHER):
         good["content"] = {endpoint.media_type: {"schema": {"type": "string"}}}
     operation: dict[str, Any] = {
         "operationId": endpoint.handle.__name__,

@@ -15,6 +15,7 @@ from storage.redis.limits import Limit
 
 MOST_BODY_BYTES: Final = 65536
 JSON: Final = "application/json"
+FORM: Final = "application/x-www-form-urlencoded"
 
 
 class Parameter(Struct, frozen=True):

@@ -8,7 +8,7 @@ there at all where a cookie decides is for `cookies` to see. Cookies of ours go 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
@@ -41,7 +41,8 @@ class Guard:
     """ASGI middleware around all routes.
 
     Browsers are told to come by TLS alone (HSTS) where the world does: `https` says so of all of it, and a proxy among those
-    that `addresses` trusts says so of a request (``X-Forwarded-Proto``).
+    that `addresses` trusts says so of a request (``X-Forwarded-Proto``). `elsewhere` are the paths to which a browser may post
+    from a page of another origin, and those origins.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Guard:
         *,
         hosts: Iterable[str],
         origins: Iterable[str],
+        elsewhere: Mapping[str, frozenset[str]],
         methods: Iterable[str],
         addresses: Addresses,
         https: bool,
@@ -59,6 +61,7 @@ class Guard:
         self._https = https
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origins)
+        self._elsewhere = elsewhere
         self._methods = ", ".join(sorted(methods))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,6 +108,8 @@ class Guard:
         if origin is None:
             return None
         if origin not in self._origins:
+            if scope["method"] == "POST" and origin in self._elsewhere.get(scope["path"], ()):
+                return None
             return response_of(Refused(ErrorCode.ORIGIN_REFUSED))
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             return Response(

@@ -20,6 +20,7 @@ from storage.postgres.embedded import TEST_SETTINGS, EmbeddedPostgres
 from storage.postgres.migrations import migrate
 from storage.redis.embedded import EmbeddedValkey
 from tests.http.serving import Site, new_key, serving
+from tests.http.world import World, a_world
 
 _NUMBERS = itertools.count(1)
 
@@ -92,6 +93,13 @@ async def settings(servers: Servers) -> Settings:
 async def site(settings: Settings) -> AsyncIterator[Site]:
     """Give a node that serves."""
     async with serving(settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def world(servers: Servers) -> AsyncIterator[World]:
+    """Give a node with both providers, and a browser."""
+    async with a_world(servers) as running:
         yield running
 
 

@@ -1,0 +1,164 @@
+"""The ways in to one's own account: seeing them, adding Google or Apple, and taking one of those away."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta, Struct
+from starlette.requests import Request
+
+from protocol.refusals import ErrorCode, Refused
+from server.http.callers import REFUSALS, caller_of
+from server.http.endpoint import Endpoint, WithCookies
+from server.http.proofs import IdToken, proven_on_device
+from server.http.providers import PROVIDER, Arrivals
+from storage.identities import link, unlink, ways_in
+
+if TYPE_CHECKING:
+    from server.node import Node
+
+
+class Identity(Struct, kw_only=True):
+    """One way in."""
+
+    provider: Annotated[str, Meta(description="`email`, `google` or `apple`.")]
+    address: Annotated[
+        str | None, Meta(description="The address there; null when the provider has not verified one.")
+    ]
+    hidden: Annotated[bool, Meta(description="Whether the address is one that the provider forwards from.")]
+    linked: Annotated[int, Meta(description="When it was added: milliseconds since 1970.")]
+
+
+class Identities(Struct):
+    """All ways in, in the order in which they were added."""
+
+    identities: list[Identity]
+
+
+class LinkOnDevice(IdToken, kw_only=True):
+    """An ID token that the provider gave to an app on its device, to be linked to the account that is signed in."""
+
+    provider: Annotated[str, Meta(description="`google` or `apple`.")]
+
+
+class LinkInPage(Struct):
+    """Where the page wants its browser to be after it has been at the provider."""
+
+    then: Annotated[str, Meta(max_length=500, description="A path, or a page of an allowed origin.")] = "/"
+
+
+class LinkBegun(Struct):
+    """Where the page must send its browser now, within ten minutes."""
+
+    url: str
+
+
+class OwnIdentities:
+    """The operations on one's own identities, of one node."""
+
+    def __init__(self, node: Node, arrivals: Arrivals) -> None:
+        self._node = node
+        self._arrivals = arrivals
+
+    async def identities(self, request: Request) -> Identities:
+        """List how you can sign in."""
+        caller = await caller_of(self._node, request)
+        stores = self._node.stores
+        return Identities(
+            [
+                Identity(
+                    provider=way.provider.lower(),
+                    address=way.address,
+                    hidden=way.hidden,
+                    linked=way.linked,
+                )
+                for way in await ways_in(stores.pool, stores.sealer, caller.account.id)
+            ]
+        )
+
+    async def link_on_device(self, request: Request, body: LinkOnDevice) -> None:
+        """Add Google or Apple, with an ID token that an app has. What was refused for its address at a sign-in is still good."""
+        caller = await caller_of(self._node, request)
+        provider = self._node.providers.find(body.provider)
+        proven = await proven_on_device(provider, body)
+        stores = self._node.stores
+        await link(
+            stores.pool,
+            stores.sealer,
+            caller.account.id,
+            proven.known,
+            proven.spent,
+            granted=proven.granted,
+        )
+
+    async def link_in_page(self, request: Request, body: LinkInPage) -> WithCookies:
+        """Begin to add Google or Apple: the page sends its browser to the address in the answer."""
+        caller = await caller_of(self._node, request)
+        url, keeping = self._arrivals.begin_link(self._arrivals.provider(request), body.then, caller.session)
+        return WithCookies(LinkBegun(url), (keeping,))
+
+    async def unlink(self, request: Request) -> None:
+        """Take Google or Apple away. The last way in stays."""
+        caller = await caller_of(self._node, request)
+        name = request.path_params["provider"]
+        if name not in ("google", "apple"):
+            raise Refused(ErrorCode.NOT_FOUND)
+        stores = self._node.stores
+        offered = [one.name.upper() for one in self._node.providers.all()]
+        await unlink(stores.pool, stores.sealer, caller.account.id, name.upper(), offered)
+
+
+def endpoints(own: OwnIdentities) -> list[Endpoint]:
+    """List the operations on one's own identities."""
+    linking = (
+        ErrorCode.NOT_FOUND,
+        ErrorCode.SIGN_IN_REFUSED,
+        ErrorCode.IDENTITY_TAKEN,
+        ErrorCode.EMAIL_UNVERIFIED,
+    )
+    return [
+        Endpoint(
+            method="GET",
+            path="/me/identities",
+            summary="How can I sign in",
+            handle=own.identities,
+            answer=Identities,
+            signed_in=True,
+            refuses=REFUSALS,
+            group="Google and Apple",
+        ),
+        Endpoint(
+            method="POST",
+            path="/me/identities",
+            summary="Add Google or Apple in an app",
+            handle=own.link_on_device,
+            body=LinkOnDevice,
+            status=204,
+            signed_in=True,
+            refuses=(*REFUSALS, *linking),
+            group="Google and Apple",
+        ),
+        Endpoint(
+            method="POST",
+            path="/me/identities/{provider}",
+            summary="Add Google or Apple in a page",
+            handle=own.link_in_page,
+            parameters=(PROVIDER,),
+            body=LinkInPage,
+            answer=LinkBegun,
+            signed_in=True,
+            refuses=(*REFUSALS, ErrorCode.NOT_FOUND),
+            group="Google and Apple",
+        ),
+        Endpoint(
+            method="DELETE",
+            path="/me/identities/{provider}",
+            summary="Take Google or Apple away",
+            handle=own.unlink,
+            parameters=(PROVIDER,),
+            status=204,
+            signed_in=True,
+            refuses=(*REFUSALS, ErrorCode.NOT_FOUND, ErrorCode.LAST_IDENTITY),
+            group="Google and Apple",
+        ),
+    ]

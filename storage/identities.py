@@ -1,0 +1,361 @@
+"""Identities in Postgres: how people sign in through Google or Apple, and what binds that to an account.
+
+An account is found by provider, issuer and subject, never by an address. An address that a provider has verified only says
+that there is an account with it already: then nobody is let in, and nothing is made, until they have proven that account.
+
+The cases of a sign-in, each with a test:
+
+1. the identity is known: its account;
+2. it is not, and nobody has its address: a new account;
+3. it is not, and an account has proven its address, or is known through another provider by it: refused;
+4. it is not, and an account only claims its address without having proven it: a new account, that one is left alone;
+5. two at once with the same new identity: one account.
+
+What was proven is spent in the same transaction, so it counts once; where the transaction is refused it is not spent, and may
+still be used to link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+from uuid import UUID, uuid4
+
+from msgspec import Struct
+
+from protocol.envelope import Milliseconds, UserId
+from protocol.refusals import ErrorCode, Refused
+from storage.jobs import Job, enqueue_all
+from storage.people import ACCOUNT, ADDRESS, Account, account_from, address_index, address_of
+from storage.personal import Part
+from storage.postgres.pool import Connection, Pool, answering
+from storage.sealing import Sealer
+from storage.waitlist import accept_address
+
+SPEND = """
+insert into spent_proofs (hash, expires_at) values ($1, to_timestamp($2)) on conflict do nothing returning true
+"""
+
+FIND_IDENTITY = f"""
+select {ACCOUNT}, i.subject, i.sealed_address
+from identities known
+join users u on u.id = known.user_id
+left join identities i on i.user_id = u.id and i.provider = 'EMAIL'
+where known.provider = $1::auth_provider and known.issuer = $2 and known.subject = $3
+"""
+
+WAIT_FOR_IDENTITY = """
+select pg_advisory_xact_lock(hashtextextended('looprooms identity ' || $1, 0))
+"""
+
+ADDRESS_IS_TAKEN = """
+select exists (select from identities where provider = 'EMAIL' and issuer = '' and subject = any($1::text[]))
+    or exists (select from identities where address_index = $2)
+"""
+
+CREATE_PERSON = """
+insert into users (id, name) values ($1, $2) returning id, name, avatar, role::text, tier::text
+"""
+
+REMOVE_PERSON = """
+delete from users where id = $1
+"""
+
+ADD_IDENTITY = """
+insert into identities (user_id, provider, issuer, subject, sealed_address, address_index, hides_address)
+values ($1, $2::auth_provider, $3, $4, $5, $6, $7)
+on conflict do nothing
+returning true
+"""
+
+RENEW_ADDRESS = """
+update identities set sealed_address = $4, address_index = $5, hides_address = $6
+where provider = $1::auth_provider and issuer = $2 and subject = $3
+  and (sealed_address is null or address_index is distinct from $5)
+"""
+
+OWNER_OF_IDENTITY = """
+select user_id from identities where provider = $1::auth_provider and issuer = $2 and subject = $3
+"""
+
+# Whoever adds or removes a way in has this row; so two who each remove the other's last one wait for each other.
+LOCK_PERSON = """
+select true from users where id = $1 for no key update
+"""
+
+CLAIMS_AN_ADDRESS = """
+select exists (select from identities where user_id = $1 and provider = 'EMAIL' and issuer <> '')
+"""
+
+WAYS_IN = """
+select provider::text, subject, sealed_address, hides_address, provider <> 'EMAIL' or issuer = '' as lasts,
+       (extract(epoch from created_at) * 1000)::bigint as linked
+from identities where user_id = $1
+order by created_at, provider
+"""
+
+REMOVE_IDENTITY = """
+delete from identities where user_id = $1 and provider = $2::auth_provider
+"""
+
+FIND_GRANT = """
+select id from provider_tokens where user_id = $1 and provider = $2::auth_provider and client_id = $3 for update
+"""
+
+RENEW_GRANT = """
+insert into provider_tokens (id, user_id, provider, client_id, sealed_token) values ($1, $2, $3::auth_provider, $4, $5)
+on conflict (id) do update set sealed_token = excluded.sealed_token, created_at = now()
+"""
+
+LET_GRANTS_GO = """
+update provider_tokens set user_id = null
+where user_id = $1 and ($2::auth_provider is null or provider = $2::auth_provider)
+returning id
+"""
+
+GRANT_TO_REVOKE = """
+select provider::text, client_id, sealed_token from provider_tokens where id = $1 and user_id is null
+"""
+
+FORGET_GRANT = """
+delete from provider_tokens where id = $1 and user_id is null
+"""
+
+FORGET_SPENT = """
+delete from spent_proofs where expires_at < now()
+"""
+
+GRANT: Final = "provider_tokens.sealed_token"
+"""Where tokens of providers are sealed; the row is the token's own."""
+
+PARTS = (
+    Part(
+        name="provider_tokens",
+        columns=("provider_tokens.user_id",),
+        rows="""
+        select provider::text, client_id, created_at from provider_tokens where user_id = $1 order by provider, client_id
+        """,
+        stays="what Apple gave us for them, sealed and nobody's, until Apple has revoked it: moments, unless Apple is away",
+    ),
+)
+
+EMAIL: Final = "EMAIL"
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """Who somebody is at a provider, as it is kept. `address` is normalised, and only there if the provider verified it.
+
+    `hidden` says that it is one the provider only forwards from.
+    """
+
+    provider: str
+    issuer: str
+    subject: str
+    address: str | None
+    hidden: bool
+
+
+class Spent(Struct, frozen=True):
+    """What is used up by a sign-in: the hash of the proof, and when it would have expired, in seconds since 1970."""
+
+    hash: bytes
+    expires_at: float
+
+
+class Granted(Struct, frozen=True):
+    """What a provider gave that must be revoked one day, and the client id that it was given to."""
+
+    token: str
+    client: str
+
+
+class WayIn(Struct, frozen=True):
+    """One way to sign in to an account. `linked` is when it was added; `hidden` says that the provider hides the address.
+
+    One that `lasts` nobody else can take: of an address that is only claimed somebody else may prove that it is theirs.
+    """
+
+    provider: str
+    address: str | None
+    hidden: bool
+    lasts: bool
+    linked: Milliseconds
+
+
+class RevokeToken(Job, tag="identity.revoke"):
+    """A token of a provider is revoked there, because whose it was has left, or has unlinked the provider."""
+
+    token: UUID
+
+
+class ToRevoke(Struct, frozen=True):
+    """A token that is nobody's any more."""
+
+    provider: str
+    client: str
+    token: str
+
+
+async def enter(
+    pool: Pool,
+    sealer: Sealer,
+    known: Known,
+    spent: Spent,
+    *,
+    name: str,
+    granted: Granted | None,
+    invited: bool,
+) -> Account:
+    """Find the account of an identity, or make one with `name`; if only who is `invited` may have one, by the proven address.
+
+    Raises `Refused`: ``sign_in_refused`` for a proof that was used, ``account_exists``, ``invitation_required``, and ``forbidden``
+    for who is banned.
+    """
+    async with answering(pool) as connection, connection.transaction():
+        await _spend(connection, spent)
+        row = await connection.fetchrow(FIND_IDENTITY, *_key(known))
+        if row is None:  # of two at once the second waits, and then finds what the first has made
+            await connection.execute(WAIT_FOR_IDENTITY, "\n".join(_key(known)))
+            row = await connection.fetchrow(FIND_IDENTITY, *_key(known))
+        account = None if row is not None else await _create(connection, sealer, known, name, invited=invited)
+        if account is None:
+            if row is None:  # it was linked to an account meanwhile
+                row = await connection.fetchrow(FIND_IDENTITY, *_key(known))
+            assert row is not None
+            if row["banned"]:
+                raise Refused(ErrorCode.FORBIDDEN, "This account may not sign in.")
+            account = account_from(row, address_of(sealer, row))
+            if known.address is not None:
+                await connection.execute(RENEW_ADDRESS, *_key(known), *_address(sealer, account.id, known))
+        if granted is not None:
+            await _keep_token(connection, sealer, account.id, known.provider, granted)
+    return account
+
+
+async def link(
+    pool: Pool, sealer: Sealer, user: UserId, known: Known, spent: Spent, *, granted: Granted | None
+) -> None:
+    """Add an identity to an account whose owner has proven that it is theirs. Twice is once.
+
+    Raises `Refused`: ``sign_in_refused`` for a proof that was used, ``identity_taken``, and ``email_unverified``: whoever claims
+    an address that is not theirs must not put a way in of their own beside it, and wait for the owner to prove it.
+    """
+    async with answering(pool) as connection, connection.transaction():
+        await _spend(connection, spent)
+        if await connection.fetchval(LOCK_PERSON, user) is None:
+            raise Refused(ErrorCode.SESSION_ENDED)
+        if await connection.fetchval(CLAIMS_AN_ADDRESS, user):
+            raise Refused(ErrorCode.EMAIL_UNVERIFIED)
+        added = await connection.fetchval(ADD_IDENTITY, user, *_key(known), *_address(sealer, user, known))
+        if not added and await connection.fetchval(OWNER_OF_IDENTITY, *_key(known)) != user:
+            raise Refused(ErrorCode.IDENTITY_TAKEN)
+        if granted is not None:
+            await _keep_token(connection, sealer, user, known.provider, granted)
+
+
+async def ways_in(pool: Pool, sealer: Sealer, user: UserId) -> list[WayIn]:
+    """List how a person can sign in, in the order in which it was added."""
+    async with answering(pool) as connection:
+        return await _ways_in(connection, sealer, user)
+
+
+async def unlink(pool: Pool, sealer: Sealer, user: UserId, provider: str, offered: Collection[str]) -> None:
+    """Take an identity away, and have revoked what its provider gave. Only `offered` providers are a way in that stays.
+
+    Raises `Refused`: ``not_found``, ``last_identity``.
+    """
+    async with answering(pool) as connection, connection.transaction():
+        await connection.execute(LOCK_PERSON, user)
+        ways = await _ways_in(connection, sealer, user)
+        if provider not in {way.provider for way in ways}:
+            raise Refused(ErrorCode.NOT_FOUND)
+        if not {way.provider for way in ways if way.lasts and way.provider != provider} & {EMAIL, *offered}:
+            raise Refused(ErrorCode.LAST_IDENTITY)
+        await connection.execute(REMOVE_IDENTITY, user, provider)
+        await _let_tokens_go(connection, user, provider)
+
+
+async def revoke_provider_tokens(connection: Connection, sealer: Sealer, user: UserId) -> None:  # noqa: ARG001 - as all that happens when somebody leaves
+    """Have revoked what providers gave for a person; in the transaction in which they leave, while they are still there."""
+    await _let_tokens_go(connection, user, None)
+
+
+async def token_to_revoke(pool: Pool, sealer: Sealer, token: UUID) -> ToRevoke | None:
+    """Return a token that is nobody's any more. None: it is revoked, or somebody's."""
+    async with answering(pool) as connection:
+        row = await connection.fetchrow(GRANT_TO_REVOKE, token)
+    if row is None:
+        return None
+    return ToRevoke(row["provider"], row["client_id"], sealer.open(GRANT, token, row["sealed_token"]))
+
+
+async def forget_token(pool: Pool, token: UUID) -> None:
+    """Forget a token that is worthless now."""
+    async with answering(pool) as connection:
+        await connection.execute(FORGET_GRANT, token)
+
+
+async def forget_spent(pool: Pool) -> None:
+    """Forget proofs that have expired: they count for nothing anyway."""
+    async with answering(pool) as connection:
+        await connection.execute(FORGET_SPENT)
+
+
+async def _spend(connection: Connection, spent: Spent) -> None:
+    if await connection.fetchval(SPEND, spent.hash, spent.expires_at) is None:
+        raise Refused(ErrorCode.SIGN_IN_REFUSED)
+
+
+async def _create(
+    connection: Connection, sealer: Sealer, known: Known, name: str, *, invited: bool
+) -> Account | None:
+    """Make an account. None: the identity has one since a moment ago."""
+    if known.address is not None and not known.hidden:
+        index = address_index(sealer, known.address)
+        if await connection.fetchval(ADDRESS_IS_TAKEN, [index, known.address], index):
+            raise Refused(ErrorCode.ACCOUNT_EXISTS)
+    if invited and (known.address is None or not await accept_address(connection, sealer, known.address)):
+        raise Refused(ErrorCode.INVITATION_REQUIRED)
+    user = UserId(uuid4())
+    row = await connection.fetchrow(CREATE_PERSON, user, name)
+    if not await connection.fetchval(ADD_IDENTITY, user, *_key(known), *_address(sealer, user, known)):
+        await connection.execute(REMOVE_PERSON, user)
+        return None
+    assert row is not None
+    return Account(**row)
+
+
+async def _keep_token(
+    connection: Connection, sealer: Sealer, user: UserId, provider: str, granted: Granted
+) -> None:
+    await connection.execute(LOCK_PERSON, user)
+    token: UUID = await connection.fetchval(FIND_GRANT, user, provider, granted.client) or uuid4()
+    sealed = sealer.seal(GRANT, token, granted.token)
+    await connection.execute(RENEW_GRANT, token, user, provider, granted.client, sealed)
+
+
+async def _let_tokens_go(connection: Connection, user: UserId, provider: str | None) -> None:
+    rows = await connection.fetch(LET_GRANTS_GO, user, provider)
+    if rows:
+        await enqueue_all(connection, [RevokeToken(token=row["id"]) for row in rows])
+
+
+async def _ways_in(connection: Connection, sealer: Sealer, user: UserId) -> list[WayIn]:
+    found = []
+    for row in await connection.fetch(WAYS_IN, user):
+        address = row["subject"] if row["provider"] == EMAIL else None
+        if (sealed := row["sealed_address"]) is not None:
+            address = sealer.open(ADDRESS, user, sealed)
+        found.append(WayIn(row["provider"], address, row["hides_address"], row["lasts"], row["linked"]))
+    return found
+
+
+def _key(known: Known) -> tuple[str, str, str]:
+    return known.provider, known.issuer, known.subject
+
+
+def _address(sealer: Sealer, user: UserId, known: Known) -> tuple[bytes | None, str | None, bool]:
+    if known.address is None:
+        return None, None, False
+    index = None if known.hidden else address_index(sealer, known.address)
+    return sealer.seal(ADDRESS, user, known.address), index, known.hidden
