@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.refusals import ErrorCode, Refused
-from server.http.auth import Accounts
+from server.http.auth import ASKED_LETTERS, Accounts
 from server.http.emails import Emails
 from server.http.endpoint import FORM, Endpoint, Parameter, read_body
 from server.http.passwords import PasswordChanges
@@ -194,6 +194,7 @@ def endpoints(pages: AccountPages) -> list[Endpoint]:
             path="/account/{page}",
             summary="Press the button of such a page",
             handle=pages.account_form,
+            limits=(ASKED_LETTERS,),
             parameters=which,
             media_type="text/html",
             refuses=(

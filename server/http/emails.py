@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from starlette.requests import Request
 
 from protocol.refusals import ErrorCode
-from server.http.auth import LETTERS, Email, Password, normalised_email
+from server.http.auth import ASKED_LETTERS, LETTERS, Email, Password, normalised_email
 from server.http.callers import REFUSALS, caller_of
 from server.http.endpoint import Endpoint
 from server.http.passwords import Proofs
@@ -121,6 +121,7 @@ def endpoints(emails: Emails) -> list[Endpoint]:
             path="/me/email/verification",
             summary="Send the link again",
             handle=emails.resend_verification,
+            limits=(ASKED_LETTERS,),
             status=202,
             signed_in=True,
             refuses=REFUSALS,
@@ -131,6 +132,7 @@ def endpoints(emails: Emails) -> list[Endpoint]:
             path="/me/email",
             summary="Ask for another address",
             handle=emails.change_email,
+            limits=(ASKED_LETTERS,),
             body=ChangeEmail,
             status=202,
             signed_in=True,

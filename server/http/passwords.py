@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
-from server.http.auth import LETTERS, Email, Password, normalised_email
+from server.http.auth import ASKED_LETTERS, LETTERS, Email, Password, normalised_email
 from server.http.callers import REFUSALS, address_of, caller_of
 from server.http.endpoint import Endpoint
 from server.http.guesses import Guesses
@@ -129,6 +129,7 @@ def endpoints(passwords: PasswordChanges) -> list[Endpoint]:
             path="/auth/password/forgot",
             summary="I have forgotten my password",
             handle=passwords.forgot_password,
+            limits=(ASKED_LETTERS,),
             body=ForgotPassword,
             status=202,
             refuses=(ErrorCode.UNAVAILABLE,),

@@ -8,7 +8,7 @@ from msgspec import Struct
 from starlette.requests import Request
 
 from protocol.refusals import ErrorCode
-from server.http.auth import LETTERS, Email, normalised_email
+from server.http.auth import ASKED_LETTERS, LETTERS, Email, normalised_email
 from server.http.emails import Link
 from server.http.endpoint import Endpoint
 from server.limits import mailbox
@@ -53,6 +53,7 @@ def endpoints(waitlist: Waitlist) -> list[Endpoint]:
             path="/waitlist",
             summary="Ask for a place",
             handle=waitlist.join_waitlist,
+            limits=(ASKED_LETTERS,),
             body=JoinWaitlist,
             status=202,
             refuses=(ErrorCode.UNAVAILABLE,),

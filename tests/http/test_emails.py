@@ -306,6 +306,18 @@ async def test_a_mailbox_is_not_flooded(servers: Servers, valkey: Valkey) -> Non
         assert len(box.mails) == 7
 
 
+async def test_nobody_sends_letters_to_everybody(servers: Servers, valkey: Valkey) -> None:
+    """One address asks for a few letters, however many mailboxes they go to, and by whatever door."""
+    async with mailing(servers, REDIS_URL=valkey.url, LOOPROOMS_LIMITS_FACTOR="0.2") as (site, _):
+        asked = [("/auth/password/forgot", f"a{number}@example.org") for number in range(2)]
+        asked += [("/waitlist", f"b{number}@example.org") for number in range(2)]
+        assert [(await site.post(path, email=email)).status_code for path, email in asked] == [202] * 4
+        for path in ("/auth/password/forgot", "/waitlist"):
+            assert (await site.post(path, email="c@example.org")).status_code == 429
+        page = await site.client.post("/account/forgot", data={"email": "c@example.org"})
+        assert page.status_code == 429
+
+
 async def test_guessing_the_password_of_a_borrowed_device(servers: Servers, valkey: Valkey) -> None:
     """Who holds somebody's session can't try passwords without end: it counts like signing in."""
     async with mailing(servers, REDIS_URL=valkey.url, LOOPROOMS_LIMITS_FACTOR="0.2") as (site, box):
