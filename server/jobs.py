@@ -35,9 +35,11 @@ _LOGGER = logging.getLogger("looprooms.jobs")
 DAY: Final = 86400.0
 LEASE_SECONDS: Final = 30.0
 """After so long without a word of its node a job is taken by another one."""
-POLL_SECONDS: Final = 1.0
-"""A job that is due for another reason than a notification, or whose notification was lost, waits so long at most."""
-TEND_SECONDS: Final = 5.0
+POLL_SECONDS: Final = 5.0
+"""How often a node looks for jobs whose notification was lost, and for those of a node that died."""
+LEAST_PAUSE: Final = 0.05
+"""Between two looks at a job that is due, but is just being taken by another node."""
+TEND_SECONDS: Final = 10.0
 LONGEST_PAUSE: Final = 3600.0
 STOP_SECONDS: Final = 5.0
 """What runs when a node stops may finish within this; the rest is given back."""
@@ -179,18 +181,21 @@ class Jobs:
         while not self._stopping:
             self._due.clear()
             free = {kind: places for kind, places in self._places.items() if places > 0}
+            pause = POLL_SECONDS
             try:
                 taken = await jobs.take(self._pool, free, lease=LEASE_SECONDS) if free else []
+                if free and not taken and (due := await jobs.next_due(self._pool, list(free))) is not None:
+                    pause = min(POLL_SECONDS, max(LEAST_PAUSE, due))
             except Refused:
                 taken = []
             for job in taken:
                 self._begin(job)
             if not taken:
-                await self._wait()
+                await self._wait(pause)
 
-    async def _wait(self) -> None:
+    async def _wait(self, seconds: float) -> None:
         try:
-            async with asyncio.timeout(POLL_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._due.wait()
         except TimeoutError:
             return

@@ -54,6 +54,14 @@ from due where jobs.id = due.id
 returning jobs.id, jobs.kind, jobs.payload::text, jobs.attempts
 """
 
+NEXT_DUE = """
+select extract(epoch from min(next.run_at) - clock_timestamp())::float8
+from unnest($1::text[]) as wanted (kind)
+cross join lateral (
+    select run_at from jobs where jobs.kind = wanted.kind and died_at is null order by run_at limit 1
+) next
+"""
+
 RENEW = """
 update jobs set run_at = now() + make_interval(secs => $3)
 from unnest($1::bigint[], $2::int[]) as held (id, attempts)
@@ -195,6 +203,13 @@ async def take(pool: Pool, places: dict[str, int], *, lease: float) -> list[Take
     async with answering(pool) as connection:
         rows = await connection.fetch(TAKE, list(places), list(places.values()), lease)
     return [Taken(*row.values()) for row in rows]
+
+
+async def next_due(pool: Pool, kinds: Sequence[str]) -> float | None:
+    """Return the seconds until the next job of these kinds is due; None when there is none."""
+    async with answering(pool) as connection:
+        seconds: float | None = await connection.fetchval(NEXT_DUE, kinds)
+    return seconds
 
 
 async def renew(pool: Pool, held: Sequence[Taken], *, lease: float) -> None:

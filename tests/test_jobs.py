@@ -91,9 +91,8 @@ async def tick(node: Node, job: Tick) -> None:
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin with nothing performed, and wait for nothing that need not be waited for."""
-    monkeypatch.setattr("server.jobs.POLL_SECONDS", 0.05)
+def fresh() -> None:
+    """Begin with nothing performed."""
     ERRANDS.__init__()  # type: ignore[misc] # the registered function keeps the object
     TICKS.clear()
 
@@ -230,8 +229,9 @@ async def test_later(pool: Pool, database_url: str) -> None:
         await until(lambda: ERRANDS.ended == 1)
         (waiting,) = await stored(pool)
         assert waiting["attempts"] == 0
-        await pool.execute("update jobs set run_at = now()")
-        await until(lambda: ERRANDS.ended == 2)
+        await enqueue(pool, errand(), delay=0.5)
+        await until(lambda: ERRANDS.ended == 2, within=2)
+        assert len(await stored(pool)) == 1
 
 
 async def test_key_case_2_one_that_waits_is_enough(pool: Pool, database_url: str) -> None:
@@ -518,8 +518,11 @@ async def test_a_worker_begins_periods(
     assert len(TICKS) == 1
 
 
-async def test_metrics(pool: Pool, database_url: str, valkey: Valkey) -> None:
+async def test_metrics(
+    pool: Pool, database_url: str, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A node tells how many jobs wait, are done, have failed and are dead."""
+    monkeypatch.setattr("server.jobs.TEND_SECONDS", 0.1)
     await enqueue(pool, errand(), errand(), errand())
     (taken,) = await jobs.take(pool, {"test.errand": 1}, lease=30)
     await jobs.bury(pool, taken, "no")
