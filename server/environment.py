@@ -16,6 +16,7 @@ from typing import get_args
 import msgspec
 from msgspec import Struct
 
+from server.coherence import completed
 from server.settings import (
     DEFAULTS,
     KEY_LISTS,
@@ -24,7 +25,6 @@ from server.settings import (
     TYPES,
     Settings,
     SettingsError,
-    completed,
     quoted,
     variable,
 )

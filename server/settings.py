@@ -6,16 +6,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Annotated, Any, Literal, get_type_hints
-from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import Meta, Struct
 
 PREFIX = "LOOPROOMS_"
-_ORIGIN = re.compile(r"https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
+PRETEND_KEY = "sk_test_standin"
+"""The API key of the stand-in that an embedded run starts for itself. Nobody can set it."""
 
 
 class SettingsError(Exception):
@@ -212,6 +210,39 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float, Meta(ge=0, le=600, description="Most time that a stopping node gives its clients.")
     ] = 20
 
+    stripe_secret_key: Annotated[
+        str,
+        Meta(
+            description="API key of Stripe. Empty: a stand-in with pretend money where Postgres is embedded, otherwise nothing is paid.",
+        ),
+    ] = ""
+    stripe_webhook_secret: Annotated[
+        str,
+        Meta(
+            description="What Stripe signs webhooks with; they go to `/payments/webhook`. Required with the key.",
+        ),
+    ] = ""
+    stripe_api_base: Annotated[
+        str, Meta(description="Where Stripe's API is; plain http only on this machine.")
+    ] = "https://api.stripe.com"
+    stripe_timeout_seconds: Annotated[
+        float, Meta(gt=0, le=30, description="How long a request waits for Stripe.")
+    ] = 5
+    creator_pro_cents: Annotated[
+        int, Meta(ge=100, le=1000000, description="Price of CREATOR_PRO for a month, in cents.")
+    ] = 2900
+    trial_days: Annotated[
+        int, Meta(ge=0, le=365, description="Days of premium that are free for who never subscribed.")
+    ] = 7
+    grace_days: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=60,
+            description="Days that a subscription counts after a payment that failed, or whose renewal nothing is heard of.",
+        ),
+    ] = 3
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe level that is logged.")
     ] = "info"
@@ -232,6 +263,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
         return self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
+    @property
+    def pretends(self) -> bool:
+        """Whether the money is pretended: the payment provider is a stand-in on this machine."""
+        return bool(self.stripe_secret_key) and self.stripe_api_base.startswith("http:")
+
 
 SECRETS = frozenset(
     {
@@ -242,6 +278,8 @@ SECRETS = frozenset(
         "smtp_url",
         "google_client_secret",
         "apple_private_key",
+        "stripe_secret_key",
+        "stripe_webhook_secret",
     }
 )
 KEY_LISTS = {"signing_keys": "seed", "sealing_keys": "key"}
@@ -280,109 +318,6 @@ def as_text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(str(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def completed(settings: Settings) -> Settings:
-    """Check what a type can't say, and fill in what follows from other settings. Raises `SettingsError`."""
-    _check_url("database_url", settings.database_url, ("postgresql", "postgres"))
-    _check_url("redis_url", settings.redis_url, ("redis", "rediss", "unix"))
-    for field in KEY_LISTS:
-        keys = getattr(settings, field)
-        identifiers = [key.partition(":")[0] for key in keys]
-        if len(set(identifiers)) != len(identifiers):
-            raise SettingsError(f"{variable(field)} has two keys with one id; give each its own.")
-        if settings.database_url and not keys:
-            raise SettingsError(
-                f"{variable(field)} must be set when DATABASE_URL is; `looprooms settings --new-key` prints a key."
-            )
-    for network in settings.trusted_proxies:
-        try:
-            ipaddress.ip_network(network, strict=False)
-        except ValueError:
-            raise SettingsError(
-                f"{variable('trusted_proxies')} has {quoted(network)}, which is not an address or a network."
-            ) from None
-    for host in settings.allowed_hosts:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]", host):
-            raise SettingsError(
-                f"{variable('allowed_hosts')} has {quoted(host)}, which is not a host name without a port."
-            )
-    for origin in settings.allowed_origins:
-        if not _ORIGIN.fullmatch(origin):
-            raise SettingsError(
-                f"{variable('allowed_origins')} has {quoted(origin)}; an origin looks like https://example.org."
-            )
-    _check_mail(settings)
-    _check_providers(settings)
-    return _at_home(settings)
-
-
-def _at_home(settings: Settings) -> Settings:
-    """Allow the server's own hosts and origins."""
-    hosts, origins = settings.allowed_hosts, settings.allowed_origins
-    own = tuple(f"http://{host}:{settings.port}" for host in hosts)
-    if (home := settings.public_url) and not _ORIGIN.fullmatch(home):
-        raise SettingsError(
-            f"{variable('public_url')} is {quoted(home)}; it looks like https://example.org, with nothing after it."
-        )
-    if home:
-        own += (home,)
-        name = home.partition("://")[2]
-        hosts += (re.sub(r":\d+$", "", name),)
-    origins = (*origins, home) if origins and home else origins or own
-    return msgspec.structs.replace(
-        settings, allowed_hosts=tuple(dict.fromkeys(hosts)), allowed_origins=tuple(dict.fromkeys(origins))
-    )
-
-
-def _check_mail(settings: Settings) -> None:
-    _check_url("smtp_url", settings.smtp_url, ("smtp", "smtps", "smtp+plain"))
-    if settings.smtp_url and not urlsplit(settings.smtp_url).hostname:
-        raise SettingsError(f"{variable('smtp_url')} names no host.")
-    if not re.fullmatch(r"[^<>@\r\n]*<[^<>@\s]+@[^<>@\s]+>|[^<>@\s]+@[^<>@\s]+", settings.mail_from):
-        raise SettingsError(
-            f"{variable('mail_from')} is {quoted(settings.mail_from)}; it looks like Rooms <rooms@example.org>."
-        )
-
-
-def _check_providers(settings: Settings) -> None:
-    needs = {
-        "google_client_id": ("google_client_secret",),
-        "apple_client_id": ("apple_team_id", "apple_key_id", "apple_private_key"),
-    }
-    for client, others in needs.items():
-        for other in others:
-            if getattr(settings, client) and not getattr(settings, other):
-                raise SettingsError(f"{variable(other)} must be set when {variable(client)} is.")
-    for field in ("google_url", "apple_url"):
-        url = getattr(settings, field)
-        local = urlsplit(url).hostname in {"127.0.0.1", "::1", "localhost"}
-        if not _ORIGIN.fullmatch(url) or not (url.startswith("https://") or local):
-            raise SettingsError(
-                f"{variable(field)} is {quoted(url)}; it looks like https://example.org, with nothing after it."
-            )
-    if settings.apple_client_id:
-        from server.gateways.identity import apple_key
-
-        try:
-            apple_key(settings.apple_private_key)
-        except ValueError:
-            raise SettingsError(
-                f"{variable('apple_private_key')} is not a key that Apple gives: P-256, in PEM."
-            ) from None
-
-
-def _check_url(field: str, url: str, schemes: tuple[str, ...]) -> None:
-    if not url:
-        return
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        raise SettingsError(f"{variable(field)} is not a URL that can be read.") from None
-    if parts.scheme not in schemes:
-        allowed = " or ".join(f"{scheme}://" for scheme in schemes)
-        raise SettingsError(f"{variable(field)} must start with {allowed}.")
 
 
 def quoted(value: object) -> str:

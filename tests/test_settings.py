@@ -9,15 +9,16 @@ import msgspec
 import msgspec.inspect as mi
 import pytest
 
+from server.coherence import completed
 from server.settings import (
     DEFAULTS,
     META,
+    PRETEND_KEY,
     SECRETS,
     TYPES,
     Settings,
     SettingsError,
     as_text,
-    completed,
     default,
     meaning,
     quoted,
@@ -84,6 +85,10 @@ def test_no_secret_is_shown() -> None:
         smtp_url="smtps://rooms:PRIVATE@mail.example",
         signing_keys=("new:" + "PRIVATE" + "A" * 36, "old:" + "PRIVATE" + "B" * 36),
         sealing_keys=("k1:" + "PRIVATE" + "C" * 36,),
+        google_client_secret="PRIVATE",
+        apple_private_key="PRIVATE",
+        stripe_secret_key="sk_live_PRIVATE",
+        stripe_webhook_secret="whsec_PRIVATE",
     )
     printed = "\n".join(
         [repr(settings), str(settings), f"{settings}", *(shown(settings, field) for field in FIELDS)]
@@ -114,6 +119,22 @@ def test_no_secret_is_shown() -> None:
         (
             {"signing_keys": (KEY_A, KEY_B, KEY_A)},
             "LOOPROOMS_SIGNING_KEYS has two keys with one id; give each its own.",
+        ),
+        (
+            {"stripe_secret_key": "sk_PRIVATE"},
+            "LOOPROOMS_STRIPE_SECRET_KEY and LOOPROOMS_STRIPE_WEBHOOK_SECRET must be set together.",
+        ),
+        (
+            {"stripe_webhook_secret": "whsec_PRIVATE"},
+            "LOOPROOMS_STRIPE_SECRET_KEY and LOOPROOMS_STRIPE_WEBHOOK_SECRET must be set together.",
+        ),
+        (
+            {"stripe_secret_key": PRETEND_KEY, "stripe_webhook_secret": "x"},
+            "LOOPROOMS_STRIPE_SECRET_KEY is that of the stand-in, which an embedded run starts by itself; leave it empty.",
+        ),
+        (
+            {"stripe_api_base": "http://api.stripe.com"},
+            "LOOPROOMS_STRIPE_API_BASE is 'http://api.stripe.com'; it looks like https://example.org, with nothing after it.",
         ),
         (
             {"trusted_proxies": ("10.0.0.0/8", "10.0.0.0/33")},
