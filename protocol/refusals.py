@@ -89,6 +89,20 @@ class ErrorCode(StrEnum):
         False,
         "What you have paid for has ended. Subscribe again to come back.",
     )
+    ALREADY_SUBSCRIBED = (
+        "already_subscribed",
+        409,
+        False,
+        "There is a subscription already. Change or end it on the page that `POST /payments/portal` leads to.",
+    )
+    NOT_SUBSCRIBED = "not_subscribed", 409, False, "Subscribe first: there is nothing to manage."
+    PAYMENTS_OFF = "payments_off", 501, False, "Nothing can be paid on this server."
+    SIGNATURE_REFUSED = (
+        "signature_refused",
+        400,
+        False,
+        "Sign the bytes of the body, at most 300 seconds ago, with the secret of this server.",
+    )
     TEXT_EMPTY = "text_empty", 422, False, "Write something: nothing readable is left of this text."
     KEY_REUSED = (
         "key_reused",

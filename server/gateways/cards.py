@@ -1,0 +1,98 @@
+"""The payment provider, as far as this project asks it: customers, checkouts, a portal, and what has become of them.
+
+Whoever waits for the provider waits for `stripe_timeout_seconds` at most, with few others; after some failures in a row a
+breaker says no at once. What is created is created with an idempotency key that a second attempt has again, so that a call
+whose answer was lost makes one object. Health never asks the provider.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import AsyncIterator
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from protocol.envelope import UserId
+from protocol.refusals import ErrorCode, Refused
+from server.plans import Plan
+from server.settings import Settings
+from storage.payment_objects import PaymentEvent, SubscriptionObject
+
+TOLERANCE_SECONDS: Final = 300
+"""How old a signature may be, so that a webhook that somebody has copied is worth nothing soon."""
+
+
+class Gone(Exception):  # noqa: N818 - it says what became of it
+    """The provider has no such object."""
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What somebody wants to subscribe to. `key` makes it once, whatever becomes of the answer."""
+
+    user: UserId
+    customer: str
+    plan: Plan
+    key: str
+    trial: bool
+    paid_url: str
+    left_url: str
+
+
+class CheckoutPage(Struct, frozen=True):
+    """Where somebody pays."""
+
+    id: str
+    url: str
+
+
+class Cards(Protocol):
+    """What the provider can be asked. All may raise `Refused`: unavailable, key_reused."""
+
+    async def customer(self, user: UserId, key: str) -> str:
+        """Make a customer of a person, once for each key; return its id."""
+
+    async def checkout(self, order: Order) -> CheckoutPage:
+        """Begin a checkout. Raises `Gone` when there is no such customer."""
+
+    async def portal(self, customer: str, return_url: str) -> str:
+        """Return the page on which a customer changes or ends what they have. Raises `Gone`."""
+
+    async def subscription(self, id: str) -> SubscriptionObject:  # noqa: A002 - the provider's name
+        """Return a subscription as it is now. Raises `Gone`."""
+
+    def subscriptions(self) -> AsyncIterator[SubscriptionObject]:
+        """Yield every subscription as it is now, those that are over too."""
+
+    def events(self, since: int) -> AsyncIterator[PaymentEvent]:
+        """Yield what happened since a moment (seconds since 1970), the newest first."""
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+
+
+def open_cards(settings: Settings) -> Cards | None:
+    """Return the payment provider of these settings; None where nothing is paid."""
+    if not settings.stripe_secret_key:
+        return None
+    from server.gateways.stripe import StripeCards
+
+    return StripeCards(settings)
+
+
+def check_signature(body: bytes, header: str, secret: str, now: float) -> None:
+    """Make sure that the provider has signed `body` lately. Raises `Refused` (signature_refused).
+
+    While secrets are changed there are two signatures of which one is made with ours.
+    """
+    parts = [part.strip().partition("=") for part in header.split(",")]
+    moments = [value for name, _, value in parts if name == "t"]
+    signatures = [value for name, _, value in parts if name == "v1"]
+    moment = moments[0] if len(moments) == 1 else ""
+    if not moment.isascii() or not moment.isdecimal() or len(moment) > 12:
+        raise Refused(ErrorCode.SIGNATURE_REFUSED)
+    expected = hmac.new(secret.encode(), moment.encode() + b"." + body, hashlib.sha256).hexdigest()
+    matches = [hmac.compare_digest(expected.encode(), found.encode()) for found in signatures]
+    if not any(matches) or abs(now - int(moment)) > TOLERANCE_SECONDS:
+        raise Refused(ErrorCode.SIGNATURE_REFUSED)

@@ -1,0 +1,106 @@
+"""The stand-in's API: who asks, in which version, whether it was asked before, and the answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.gateways.standin.forms import checked, parsed
+from server.gateways.standin.ledger import KEY_SECONDS, VERSION, Ledger, Object, public
+from server.gateways.standin.problems import StripeProblem
+from server.gateways.standin.table import Operation
+
+_LONGEST_KEY: Final = 255
+_MOST_BYTES: Final = 262144
+
+
+class Api:
+    """Answers what is asked with `key`. `done` is called after each operation that changed something."""
+
+    def __init__(self, ledger: Ledger, table: list[Operation], key: str, done: Callable[[], None]) -> None:
+        self._ledger = ledger
+        self._table = [(one.method, _pattern(one.path), one) for one in table]
+        self._key = key
+        self._done = done
+        self.asked: list[str] = []
+        """Method and path of everything that was asked, for those who look."""
+
+    async def respond(self, request: Request) -> Response:
+        """Answer one request."""
+        body = await request.body()
+        self.asked.append(f"{request.method} {request.url.path}")
+        try:
+            if len(body) > _MOST_BYTES:
+                raise StripeProblem(400, "request_too_large", "The request is too large.")
+            self._check_caller(request)
+            text = body.decode() if request.method == "POST" else request.url.query
+            operation, ids, form = self._found(request, text)
+            return self._answered(request, operation, ids, form)
+        except StripeProblem as problem:
+            return _response(problem.status, problem.body())
+        except UnicodeDecodeError:
+            return _response(400, StripeProblem(400, "parameter_invalid", "Invalid encoding").body())
+
+    def _check_caller(self, request: Request) -> None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme != "Bearer" or key != self._key:
+            raise StripeProblem(401, "api_key_invalid", "Invalid API Key provided.")
+        version = request.headers.get("stripe-version", VERSION)
+        if version != VERSION:
+            raise StripeProblem(400, "api_version_invalid", f"Invalid Stripe API version: {version}")
+        kind = request.headers.get("content-type", "").partition(";")[0]
+        if request.method == "POST" and kind != "application/x-www-form-urlencoded":
+            raise StripeProblem(400, "content_type_invalid", "Send application/x-www-form-urlencoded.")
+
+    def _found(self, request: Request, text: str) -> tuple[Operation, dict[str, str], dict[str, Any]]:
+        for method, pattern, operation in self._table:
+            if method == request.method and (match := pattern.fullmatch(request.url.path)):
+                return operation, match.groupdict(), checked(parsed(text), operation.shape)
+        message = f"Unrecognized request URL ({request.method}: {request.url.path})."
+        raise StripeProblem(404, "url_invalid", message)
+
+    def _answered(
+        self, request: Request, operation: Operation, ids: dict[str, str], form: dict[str, Any]
+    ) -> Response:
+        key = request.headers.get("idempotency-key")
+        if operation.method != "POST" or key is None:
+            return _response(200, self._done_now(operation, ids, form))
+        if len(key) > _LONGEST_KEY:
+            raise StripeProblem(400, "idempotency_key_invalid", "The idempotency key is too long.")
+        asked = hashlib.sha256(json.dumps([request.url.path, form], sort_keys=True).encode()).hexdigest()
+        known = self._ledger.keys.get(key)
+        if known is not None and known["at"] > self._ledger.now() - KEY_SECONDS:
+            if known["asked"] != asked:
+                raise StripeProblem(
+                    400,
+                    "idempotency_key_reused",
+                    "Keys for idempotent requests can only be used with the same parameters they were first used with.",
+                    kind="idempotency_error",
+                )
+            return _response(200, known["answer"], replayed=True)
+        answer = self._done_now(operation, ids, form)
+        self._ledger.keys[key] = {"at": self._ledger.now(), "asked": asked, "answer": answer}
+        return _response(200, answer)
+
+    def _done_now(self, operation: Operation, ids: dict[str, str], form: dict[str, Any]) -> Object:
+        answer: Object = public(operation.run(form, ids))
+        if operation.method != "GET":
+            self._done()
+        return answer
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[A-Za-z0-9_]+)", path))
+
+
+def _response(status: int, body: Object, *, replayed: bool = False) -> Response:
+    headers = {"stripe-version": VERSION, "request-id": "req_standin"}
+    if replayed:
+        headers["idempotent-replayed"] = "true"
+    return Response(json.dumps(body, indent=2), status, headers, "application/json")

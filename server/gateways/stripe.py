@@ -1,0 +1,259 @@
+"""Stripe through its own library, which is slow to import: that is done by the first who needs it, off the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import httpx2
+import msgspec
+
+from protocol.envelope import UserId
+from protocol.refusals import ErrorCode, Refused
+from server.gateways.breaker import Breaker
+from server.gateways.cards import CheckoutPage, Gone, Order
+from server.plans import Plan
+from server.settings import Settings
+from storage.payment_objects import TIER, USER, PaymentEvent, SubscriptionObject
+
+if TYPE_CHECKING:
+    import stripe
+
+    StripeClient = stripe.StripeClient
+
+_LOGGER = logging.getLogger("looprooms.stripe")
+
+TOGETHER: Final = 8
+"""Calls under way at a time."""
+WAITING: Final = 64
+"""Calls that may wait for a place; the next is told to come again."""
+PAGE: Final = 100
+RETRIES: Final = 1
+
+AnswerT = TypeVar("AnswerT")
+
+
+class StripeCards:
+    """See `server.gateways.cards.Cards`."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._key = settings.stripe_secret_key
+        self._base = settings.stripe_api_base
+        self._seconds = settings.stripe_timeout_seconds
+        self._http = httpx2.AsyncClient(
+            timeout=self._seconds,
+            trust_env=False,
+            follow_redirects=False,
+            limits=httpx2.Limits(max_connections=TOGETHER),
+        )
+        self._library: asyncio.Task[StripeClient] | None = None
+        self._places = asyncio.Semaphore(TOGETHER)
+        self._waiting = 0
+        self._prices: dict[str, str] = {}
+        self.breaker = Breaker("The payment provider", clock)
+
+    async def customer(self, user: UserId, key: str) -> str:
+        """See `Cards`. Nothing personal is told: the address for receipts is asked for at the checkout."""
+        made = await self._ask(
+            lambda client: client.v1.customers.create_async(
+                {"metadata": {USER: str(user)}}, {"idempotency_key": key}
+            )
+        )
+        return made.id
+
+    async def checkout(self, order: Order) -> CheckoutPage:
+        """See `Cards`."""
+        price = await self._price(order.plan)
+        mine = {USER: str(order.user)}
+        subscription: stripe.params.checkout.SessionCreateParamsSubscriptionData = {"metadata": mine}
+        if order.trial and order.plan.trial_days:
+            subscription["trial_period_days"] = order.plan.trial_days
+        made = await self._ask(
+            lambda client: client.v1.checkout.sessions.create_async(
+                {
+                    "mode": "subscription",
+                    "customer": order.customer,
+                    "client_reference_id": str(order.user),
+                    "line_items": [{"price": price, "quantity": 1}],
+                    "metadata": mine,
+                    "subscription_data": subscription,
+                    "success_url": order.paid_url,
+                    "cancel_url": order.left_url,
+                },
+                {"idempotency_key": order.key},
+            )
+        )
+        return CheckoutPage(made.id, made.url or "")
+
+    async def portal(self, customer: str, return_url: str) -> str:
+        """See `Cards`."""
+        made = await self._ask(
+            lambda client: client.v1.billing_portal.sessions.create_async(
+                {"customer": customer, "return_url": return_url}
+            )
+        )
+        return made.url
+
+    async def subscription(self, id: str) -> SubscriptionObject:  # noqa: A002 - the provider's name
+        """See `Cards`."""
+        found = await self._ask(lambda client: client.v1.subscriptions.retrieve_async(id))
+        return msgspec.convert(found.to_dict(), SubscriptionObject)
+
+    async def subscriptions(self) -> AsyncIterator[SubscriptionObject]:
+        """See `Cards`."""
+        after: dict[str, str] = {}
+        while True:
+            page = await self._ask(
+                lambda client, after=after: client.v1.subscriptions.list_async(  # type: ignore[misc] # bound now
+                    {"status": "all", "limit": PAGE, **after}
+                )
+            )
+            for one in page.data:
+                yield msgspec.convert(one.to_dict(), SubscriptionObject)
+            if not page.has_more:
+                return
+            after = {"starting_after": page.data[-1].id}
+
+    async def events(self, since: int) -> AsyncIterator[PaymentEvent]:
+        """See `Cards`."""
+        after: dict[str, str] = {}
+        while True:
+            page = await self._ask(
+                lambda client, after=after: client.v1.events.list_async(  # type: ignore[misc] # bound now
+                    {"created": {"gte": since}, "limit": PAGE, **after}
+                )
+            )
+            for one in page.data:
+                yield msgspec.json.decode(msgspec.json.encode(one.to_dict()), type=PaymentEvent)
+            if not page.has_more:
+                return
+            after = {"starting_after": page.data[-1].id}
+
+    async def aclose(self) -> None:
+        """See `Cards`."""
+        if self._library is not None:
+            self._library.cancel()
+        await self._http.aclose()
+
+    async def _price(self, plan: Plan) -> str:
+        """Return the id of a plan's price, which is made by the first who needs it."""
+        key = plan.lookup_key
+        if key not in self._prices:
+            found = await self._ask(
+                lambda client: client.v1.prices.list_async({"lookup_keys": [key], "active": True, "limit": 1})
+            )
+            self._prices[key] = found.data[0].id if found.data else await self._make_price(plan)
+        return self._prices[key]
+
+    async def _make_price(self, plan: Plan) -> str:
+        product = await self._ask(
+            lambda client: client.v1.products.create_async(
+                {"name": plan.name, "metadata": {TIER: plan.tier}},
+                {"idempotency_key": f"product-{plan.lookup_key}"},
+            )
+        )
+        price = await self._ask(
+            lambda client: client.v1.prices.create_async(
+                {
+                    "product": product.id,
+                    "currency": plan.currency,
+                    "unit_amount": plan.cents,
+                    "recurring": {"interval": plan.interval},
+                    "lookup_key": plan.lookup_key,
+                    "metadata": {TIER: plan.tier},
+                },
+                {"idempotency_key": f"price-{plan.lookup_key}"},
+            )
+        )
+        return price.id
+
+    # Asking.
+
+    async def _ask(self, call: Callable[[StripeClient], Awaitable[AnswerT]]) -> AnswerT:
+        """Ask once, within the deadline. Raises `Refused` (unavailable, key_reused) and `Gone`."""
+        self.breaker.ask()
+        if self._waiting >= WAITING:
+            self.breaker.left()
+            raise self.breaker.refused()
+        self._waiting += 1
+        outcome = self.breaker.left
+        try:
+            async with asyncio.timeout(self._seconds):
+                client = await self._client()
+                async with self._places:
+                    answer = await call(client)
+            outcome = self.breaker.worked
+        except TimeoutError:
+            outcome = self.breaker.failed
+            _LOGGER.warning("Stripe does not answer within %g s", self._seconds)
+            raise self.breaker.refused() from None
+        except Exception as error:  # noqa: BLE001 - what is none of Stripe's is raised again
+            refused, worked = self._meaning(error)
+            outcome = self.breaker.worked if worked else self.breaker.failed
+            raise refused from None
+        finally:
+            self._waiting -= 1
+            outcome()
+        return answer
+
+    def _meaning(self, error: Exception) -> tuple[Exception, bool]:
+        """Return what an error of the library is to the caller, and whether Stripe works. Raises what is a bug of ours."""
+        stripe = importlib.import_module("stripe")
+        if isinstance(error, stripe.IdempotencyError):
+            return Refused(ErrorCode.KEY_REUSED), True
+        if isinstance(error, stripe.InvalidRequestError):
+            if error.code == "resource_missing":
+                return Gone(), True
+            raise error
+        if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
+            _LOGGER.error("Stripe does not take our key: %s", error.code)
+            return self.breaker.refused(after=60.0), False
+        if isinstance(error, stripe.StripeError):
+            _LOGGER.warning("Stripe does not answer: %s, status %s", type(error).__name__, error.http_status)
+            return self.breaker.refused(), False
+        raise error
+
+    async def _client(self) -> StripeClient:
+        if self._library is None:
+            self._library = asyncio.get_running_loop().create_task(self._import())
+        return await asyncio.shield(self._library)
+
+    async def _import(self) -> StripeClient:
+        await asyncio.to_thread(importlib.import_module, "stripe")
+        import stripe
+
+        http = self._http
+
+        class Http(stripe.HTTPClient):
+            """Carries the library's requests; it has one of its own for another version of our HTTP client."""
+
+            name = "httpx2"
+
+            async def request_async(
+                self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
+            ) -> tuple[bytes, int, Mapping[str, str]]:
+                try:
+                    answer = await http.request(method, url, headers=dict(headers), content=post_data or None)
+                except httpx2.HTTPError as error:
+                    problem: stripe.StripeError = stripe.APIConnectionError(  # type: ignore[no-untyped-call] # theirs
+                        type(error).__name__, should_retry=True
+                    )
+                    raise problem from error
+                return answer.content, answer.status_code, answer.headers
+
+            async def sleep_async(self, secs: float) -> None:
+                await asyncio.sleep(secs)
+
+            async def close_async(self) -> None:
+                await http.aclose()
+
+        return stripe.StripeClient(
+            self._key,
+            http_client=Http(),
+            base_addresses={"api": self._base},
+            max_network_retries=RETRIES,
+        )
