@@ -214,6 +214,32 @@ def _explain(step: str, wait: float) -> None:
     click.echo(said[step], err=True)
 
 
+@main.group()
+def payments() -> None:
+    """Payments, as an operator sees them."""
+
+
+@payments.command()
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0.0, max=30.0),
+    default=4.0,
+    show_default=True,
+    help="How far back to look for events that were missed.",
+)
+def reconcile(*, days: float) -> None:
+    """Repair what was missed of the payment provider's words. It is done every night, too; twice is once."""
+    from server import serving
+
+    try:
+        found = serving.reconcile_now(_loaded({}).settings, days)
+    except serving.CannotStart as reason:
+        _give_up(str(reason))
+    click.echo(
+        f"{found.missed} events were missed, {found.looked_at} subscriptions looked at, {found.changed} people stand anew."
+    )
+
+
 @main.command()
 @click.argument("slug")
 @click.option("--as", "name", required=True, help="Your name in the room.")

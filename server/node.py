@@ -23,11 +23,11 @@ from server import identities as _identity_jobs  # noqa: F401 - and its jobs
 from server import letters as _letters  # noqa: F401 - importing them registers what sends them
 from server import moderation as _moderation_handlers  # noqa: F401 - the same
 from server import privacy as _privacy_jobs  # noqa: F401 - and its jobs
-from server import subscriptions as _subscription_handlers  # noqa: F401 - the same
 from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
 from server.door import Door
 from server.garbage import Garbage
+from server.gateways.cards import Cards, open_cards
 from server.gateways.identity import Providers
 from server.gateways.mail import Mailer, open_mailer
 from server.http.app import create_app
@@ -51,6 +51,7 @@ from server.rooms import Catalogue
 from server.rotation import KeyFile
 from server.session import CHANNEL, Announcements, Changed, LiveSessions, greet
 from server.settings import Settings
+from server.subscriptions import Expiry
 from server.tokens import Tokens
 from storage import Stores, person_events
 from storage.chat import prune_keys
@@ -61,11 +62,13 @@ from storage.redis.pool import open_redis
 from storage.redis.publications import NODE_ID_BYTES, Kind
 from storage.sealing import open_sealer
 from storage.session import forget_sessions
+from storage.subscriptions import forget_events
 
 _LOGGER = logging.getLogger("looprooms.node")
 
 _KEYS_KEPT_HOURS = 24
 _PERSON_EVENTS_KEPT_DAYS = 30
+_PAYMENT_EVENTS_KEPT_DAYS = 90
 _HOUSEKEEPING_SECONDS = 600.0
 
 
@@ -88,6 +91,8 @@ class Node:
     announcements: Announcements
     catalogue: Catalogue
     previews: Previews
+    cards: Cards | None
+    expiry: Expiry
     chat: ChatWriter
     reactions: ReactionWriter
     jobs: Jobs
@@ -153,6 +158,8 @@ class Node:
             changed=lambda user: node.announcements.look(Changed(users=[user])),
         )
         node.catalogue = Catalogue(pool, loop)
+        node.cards = open_cards(settings)
+        node.expiry = Expiry(node)
         node.chat = ChatWriter(pool, node.subscriptions)
         node.reactions = ReactionWriter(node)
         node.dispatcher = Dispatcher(node, lambda connection, hello: greet(node, connection, hello))
@@ -167,6 +174,7 @@ class Node:
             node.subscriptions.run(),
             node.person_events.run(),
             node.previews.run(),
+            node.expiry.run(),
             node.presence.run(),
             node.sessions.run(node.hub.members),
             node._keep_house(),
@@ -192,6 +200,8 @@ class Node:
         await self.person_events.aclose()
         await self.presence.aclose()
         self.hub.wheel.stop()
+        if self.cards is not None:
+            await self.cards.aclose()
         await self.quotas.limiter.aclose()
         await self.providers.aclose()
         await self.stores.broker.aclose()
@@ -240,6 +250,7 @@ class Node:
                 await prune_keys(self.stores.pool, _KEYS_KEPT_HOURS)
                 await forget_sessions(self.stores.pool, self.settings.refresh_token_days * 86400)
                 await person_events.forget(self.stores.pool, _PERSON_EVENTS_KEPT_DAYS * 86400)
+                await forget_events(self.stores.pool, _PAYMENT_EVENTS_KEPT_DAYS * 86400)
             except Exception:
                 _LOGGER.exception("old idempotency keys, sessions and events could not be forgotten")
 

@@ -20,16 +20,18 @@ import uvloop
 
 from protocol.moderation import Role
 from protocol.refusals import Refused
+from server.gateways.standin.embedded import pretending
 from server.http.auth import normalised_email
 from server.keys import DEMO_PASSWORD, SEALING_KEYS, SIGNING_KEYS, kept, put_first
 from server.keys import new_key as make_key
 from server.listening import PortError, allow_files, listen
 from server.logs import start_logging
-from server.node import serve_node
+from server.node import Node, serve_node
 from server.passwords import Passwords
 from server.person_events import publish_once
 from server.resealing import seal_all, told
 from server.settings import DEFAULTS, Settings, variable
+from server.subscriptions import Reconciled, reconcile
 from server.workers import READY, WorkerFailed, Workers
 from storage import waitlist
 from storage.demo import MEMBER, PEOPLE, add_demo
@@ -151,6 +153,28 @@ def invite_now(settings: Settings, address: str) -> None:
     _run(invite())
 
 
+def reconcile_now(settings: Settings, days: float) -> Reconciled:
+    """Compare everything that is paid with the payment provider. Raises `CannotStart`."""
+
+    async def compare() -> Reconciled:
+        async with _stores(settings) as (completed, folder):
+            await _migrated(completed)
+            async with pretending(completed, None if settings.database_url else folder) as paid:
+                node = await Node.open(paid)
+                try:
+                    if node.cards is None:
+                        raise CannotStart(
+                            f"Nothing is paid here: {variable('stripe_secret_key')} is not set."
+                        )
+                    return await reconcile(node, node.cards, days=days)
+                except Refused as refused:
+                    raise CannotStart(f"It is not finished: {refused.message}") from None
+                finally:
+                    await node.aclose()
+
+    return _run(compare())
+
+
 def _run(work: Awaitable[ResultT]) -> ResultT:
     allow_files()
 
@@ -183,18 +207,18 @@ async def _serve(settings: Settings) -> int:
     sockets = listen(settings.host, settings.port, settings.workers)
     async with _stores(settings) as (completed, folder):
         await _migrated(completed)
-        password = (
-            await _seeded(completed, folder) if folder is not None and not settings.database_url else None
-        )
+        embedded = None if settings.database_url else folder
+        password = None if embedded is None else await _seeded(completed, embedded)
 
         def ready() -> None:
             click.echo(_announcement(settings, folder, password))
 
-        if len(sockets) == 1:
-            await serve_node(completed, sockets=sockets, stop=stop, ready=ready, alone=True)
-        else:
-            workers = Workers(completed, sockets)
-            await workers.run(stop, ready)
+        async with pretending(completed, embedded) as paid:
+            if len(sockets) == 1:
+                await serve_node(paid, sockets=sockets, stop=stop, ready=ready, alone=True)
+            else:
+                workers = Workers(paid, sockets)
+                await workers.run(stop, ready)
     return 0
 
 
@@ -332,6 +356,8 @@ def _announcement(settings: Settings, folder: Path | None, password: str | None)
     if password is not None:
         others = ", ".join(f"{person.email} ({_standing(person.role, person.tier)})" for person in PEOPLE[1:])
         lines += ["", f"  demo sign-in  {MEMBER.email}, password {password}", f"  the same for  {others}"]
+        pretended = "" if settings.stripe_secret_key else ", in pretend money"
+        lines += ["", f"  premium     {http}/pay{pretended}"]
     address = "" if _is_default(settings) else f" --url {http}"
     lines += ["", "Next, in another terminal (or in two):", ""]
     lines.append(f"  {_command()} join morning-calm --as Ada{address}")

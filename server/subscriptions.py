@@ -1,14 +1,182 @@
-"""Subscriptions: what a person has paid for."""
+"""Subscriptions: what a person has paid for; taken from the provider's events, ended by our own clock, repaired by asking.
+
+Word of the provider may be lost, so nothing depends on it alone: what ends by itself ends when its moment has come
+(`Expiry`), and every night all that the provider knows is compared with what is known here (`reconcile`).
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from protocol.refusals import ErrorCode, Refused
 from protocol.subscriptions import GetSubscription, SubscriptionFound
+from server.gateways.cards import Cards, Gone
 from server.hub.dispatch import Call, handles
-from storage import subscriptions
+from server.jobs import DAY, GiveUp, performs
+from server.payments import Taking, grace_seconds, now, take, takes
+from storage import jobs, subscriptions
+from storage.jobs import Job, Periodic
+from storage.payment_objects import CheckoutObject, SubscriptionObject
+from storage.postgres.pool import answering
+
+if TYPE_CHECKING:
+    from server.node import Node
+
+_LOGGER = logging.getLogger("looprooms.subscriptions")
+
+LOOK_SECONDS: Final = 1.0
+"""The longest time between two looks at whose subscription ends; one that is known to end is looked at in its moment."""
+TIE_SECONDS: Final = 3.0
+"""After so long the provider is asked about two states of one second: the answer must be of another one."""
+RECONCILED_DAYS: Final = 4.0
+"""How far back the nightly reconciliation reads events: more than three days may be lost."""
 
 
 @handles(GetSubscription)
 async def get(call: Call, command: GetSubscription) -> SubscriptionFound:
     """Say how one's own subscription stands."""
-    found = await subscriptions.find(call.node.stores.pool, call.session.user_id)
-    return SubscriptionFound(id=command.id, subscription=found)
+    node = call.node
+    found = await subscriptions.find(node.stores.pool, call.session.user_id)
+    pay = None if node.cards is None else f"{node.settings.home}/pay"
+    return SubscriptionFound(id=command.id, subscription=found, pay=pay)
+
+
+# What the provider tells.
+
+
+@takes("subscription")
+async def subscription_changed(taking: Taking) -> None:
+    """Let a person stand as the newest state of their subscription says, whichever came first."""
+    seen = taking.object(SubscriptionObject)
+    owner = await subscriptions.owner_of(taking.connection, seen.customer, seen.metadata)
+    if owner is None:
+        _LOGGER.warning("the subscription %s is nobody's here", seen.id)
+        return
+    sighting = await subscriptions.see(
+        taking.connection, owner, taking.event.created, seen, now=now(), grace=grace_seconds(taking.node)
+    )
+    taking.told += sighting.told
+    if sighting.unsure:
+        await jobs.enqueue(
+            taking.connection, LookAtSubscription(subscription=seen.id), key=seen.id, delay=TIE_SECONDS
+        )
+
+
+@takes("checkout.session")
+async def checked_out(taking: Taking) -> None:
+    """Note whose customer has paid."""
+    session = taking.object(CheckoutObject)
+    await subscriptions.owner_of(taking.connection, session.customer, session.metadata)
+
+
+class LookAtSubscription(Job, tag="subscriptions.look"):
+    """Ask the provider how one subscription stands: two of its states came with the same second."""
+
+    subscription: str
+
+
+@performs(LookAtSubscription)
+async def look(node: Node, job: LookAtSubscription) -> None:
+    """Take the present state for what it is."""
+    if node.cards is None:
+        raise GiveUp("nothing is paid here")
+    asked = now()
+    try:
+        found = await node.cards.subscription(job.subscription)
+    except Gone:
+        raise GiveUp("the provider does not have it") from None
+    await _present(node, found, asked)
+
+
+async def _present(node: Node, found: SubscriptionObject, asked: int) -> bool:
+    """Take a state that the provider gave when it was asked at `asked`; return whether a person stands otherwise by it."""
+    async with answering(node.stores.pool) as connection, connection.transaction():
+        owner = await subscriptions.owner_of(connection, found.customer, found.metadata)
+        if owner is None:
+            return False
+        sighting = await subscriptions.see(
+            connection, owner, asked, found, now=now(), grace=grace_seconds(node)
+        )
+    node.person_events.publish(sighting.told)
+    return bool(sighting.told)
+
+
+# What our own clock says.
+
+
+class Expiry:
+    """Ends what has ended, in its moment: on every node, because any of them may be the last one."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.ended = 0
+
+    async def run(self) -> None:
+        """Look whose subscription changes by itself, for ever."""
+        while True:
+            try:
+                pause = await self._look()
+            except Refused:
+                pause = LOOK_SECONDS
+            await asyncio.sleep(pause)
+
+    async def _look(self) -> float:
+        """Let all stand as they do now; return the seconds to the next look."""
+        node = self._node
+        pool = node.stores.pool
+        for user in await subscriptions.due(pool, time.time()):
+            told = await subscriptions.settle(pool, user, now=now(), grace=grace_seconds(node))
+            node.person_events.publish(told)
+            self.ended += len(told)
+        following = await subscriptions.next_due(pool)
+        if following is None:
+            return LOOK_SECONDS
+        return min(LOOK_SECONDS, max(0.05, following - time.time()))
+
+
+# What is repaired.
+
+
+class Reconciled(Struct, kw_only=True):
+    """What a reconciliation has found: events that were missed, subscriptions that were looked at, and people who stand anew."""
+
+    missed: int = 0
+    looked_at: int = 0
+    changed: int = 0
+
+
+class Reconcile(Periodic, tag="subscriptions.reconcile"):
+    """Compares everything with the provider."""
+
+
+@performs(Reconcile, every=DAY, at=3 * 3600, together=1, within=3600.0, attempts=5, backoff=300.0)
+async def reconcile_nightly(node: Node, job: Reconcile) -> None:  # noqa: ARG001 - whichever night it is
+    """Repair what was missed since the night before, and the nights before that."""
+    if node.cards is not None:
+        found = await reconcile(node, node.cards, days=RECONCILED_DAYS)
+        _LOGGER.info("reconciled: %d events were missed, %d people stand anew", found.missed, found.changed)
+
+
+async def reconcile(node: Node, cards: Cards, *, days: float) -> Reconciled:
+    """Take the events of the last `days` that were missed, then the present state of every subscription.
+
+    The events serve the domains that live on them; for subscriptions alone their states would do. Raises `Refused`.
+    """
+    found = Reconciled()
+    events = [event async for event in cards.events(int(time.time() - days * DAY))]
+    for event in reversed(events):
+        try:
+            found.missed += await take(node, event)
+        except Refused as refused:
+            if refused.code is not ErrorCode.INVALID:
+                raise  # it was told; the others are not to wait for it
+    asked = now()
+    async for subscription in cards.subscriptions():
+        found.looked_at += 1
+        found.changed += await _present(node, subscription, asked)
+    return found

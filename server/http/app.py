@@ -23,6 +23,8 @@ from server.http import (
     keys,
     operations,
     page,
+    pay,
+    payments,
     privacy,
     providers,
     sessions,
@@ -64,6 +66,7 @@ def create_app(node: Node) -> Starlette:
         *account.endpoints(account.AccountPages(accounts, own_emails, own_password, places)),
         *sessions.endpoints(sessions.OwnSessions(node)),
         *privacy.endpoints(privacy.OwnData(node, passwords)),
+        *payments.endpoints(payments.Payments(node)),
         *keys.endpoints(keys.PublishedKeys(node)),
         *operations.endpoints(operations.Operations(node)),
     ]
@@ -114,6 +117,9 @@ def _documents(endpoints: Sequence[Endpoint]) -> list[Route]:
         Route("/account.js", _constant(account.SCRIPT.read_bytes(), "text/javascript; charset=utf-8")),
         Route("/docs.css", _constant(page.STYLE.read_bytes(), "text/css; charset=utf-8")),
         Route("/docs.js", _constant(page.SCRIPT.read_bytes(), "text/javascript; charset=utf-8")),
+        Route("/pay", _constant(pay.PAGE.encode(), "text/html; charset=utf-8", pay.POLICY)),
+        Route("/pay.css", _constant(pay.STYLE.read_bytes(), "text/css; charset=utf-8")),
+        Route("/pay.js", _constant(pay.SCRIPT.read_bytes(), "text/javascript; charset=utf-8")),
     ]
 
 

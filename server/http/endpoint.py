@@ -79,8 +79,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         return Response(msgspec.json.encode(answer), self.status, headers, JSON)
 
 
-async def read_body(request: Request, media_type: str = JSON) -> bytes:
-    """Read a body of at most `MOST_BODY_BYTES`. Raises `Refused` (media_type_refused, too_large)."""
+async def read_body(request: Request, media_type: str = JSON, most: int = MOST_BODY_BYTES) -> bytes:
+    """Read a body of at most `most` bytes. Raises `Refused` (media_type_refused, too_large)."""
     kind, _, parameters = request.headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().replace('"', "")
     if kind.strip().lower() != media_type or charset not in ("", "charset=utf-8"):
@@ -89,12 +89,12 @@ async def read_body(request: Request, media_type: str = JSON) -> bytes:
         raise Refused(ErrorCode.MEDIA_TYPE_REFUSED, "Send the body as it is, without a content encoding.")
     length = request.headers.get("content-length", "0")
     # A server class other than ours might let nonsense through; ours does not.
-    if not length.isdecimal() or int(length) > MOST_BODY_BYTES:
+    if not length.isdecimal() or int(length) > most:
         raise Refused(ErrorCode.TOO_LARGE)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MOST_BODY_BYTES:
+        if len(body) > most:
             raise Refused(ErrorCode.TOO_LARGE)
     return bytes(body)
 

@@ -1,0 +1,170 @@
+"use strict";
+// Signs in, shows the plans, leads to the checkout, and stays in the premium rooms to see them open.
+// The refresh token is in a cookie that this script can't read; the access token lives in this variable alone.
+let token = "";
+let socket = null;
+let calls = 0;
+const rooms = new Map();
+const waiting = new Map();
+const at = (id) => document.getElementById(id);
+const show = (id, shown) => { at(id).hidden = !shown; };
+const say = (text) => { at("said").textContent = text; };
+
+async function ask(method, path, body) {
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  if (body !== undefined) headers["content-type"] = "application/json";
+  const answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  const text = await answer.text();
+  const found = text ? JSON.parse(text) : null;
+  if (!answer.ok) throw new Error(found && found.detail ? found.detail : `The server answered ${answer.status}.`);
+  return found;
+}
+
+function words(subscription) {
+  const tier = subscription.tier.toLowerCase().replace("_", " ");
+  if (!subscription.status) return subscription.tier === "FREE" ? "You have none yet." : `You have ${tier}, without end.`;
+  const day = new Date(subscription.until).toLocaleString();
+  if (subscription.status === "EXPIRED") return `It ended on ${day} (${subscription.reason.replace("_", " ")}).`;
+  if (subscription.reason === "payment_failed") return `You have ${tier}. A payment failed: it counts until ${day}.`;
+  const ends = subscription.renews ? `${subscription.status === "TRIAL" ? "your trial lasts until" : "paid until"}` : "it ends on";
+  return `You have ${tier}; ${ends} ${day}.`;
+}
+
+function stand(subscription) {
+  at("how").textContent = words(subscription);
+  const counts = subscription.status && subscription.status !== "EXPIRED";
+  show("standing", true);
+  show("manage", Boolean(subscription.status));
+  show("plans", !counts && at("offers").childElementCount > 0);
+}
+
+async function go(path, body, button) {
+  button.disabled = true;
+  try {
+    const { url } = await ask("POST", path, body);
+    location.assign(url);
+  } catch (problem) {
+    say(problem.message);
+    button.disabled = false;
+  }
+}
+
+function offer(plan) {
+  const card = document.createElement("article");
+  const add = (kind, text, name) => {
+    const part = document.createElement(kind);
+    part.textContent = text;
+    if (name) part.className = name;
+    card.append(part);
+    return part;
+  };
+  add("h3", plan.name);
+  const price = (plan.cents / 100).toLocaleString(undefined, { style: "currency", currency: plan.currency });
+  add("p", `${price} a ${plan.interval}`, "price");
+  if (plan.trial_days) add("p", `${plan.trial_days} days free at first`, "small");
+  const key = crypto.randomUUID();
+  const button = add("button", "Subscribe");
+  button.type = "button";
+  button.addEventListener("click", () => go("/payments/checkout", { tier: plan.tier, key }, button));
+  at("offers").append(card);
+}
+
+// The websocket: what has been paid counts at once, and the rooms say so.
+
+function call(type, fields) {
+  return new Promise((answered) => {
+    calls += 1;
+    waiting.set(calls, answered);
+    socket.send(JSON.stringify({ type, id: calls, ...fields }));
+  });
+}
+
+function door(id, text, open) {
+  const room = rooms.get(id);
+  if (!room) return;
+  room.state.textContent = text;
+  room.state.className = open ? "open" : "small";
+}
+
+async function enter(room) {
+  if (!rooms.has(room.id)) {
+    const line = document.createElement("li");
+    const name = document.createElement("span");
+    const state = document.createElement("span");
+    name.textContent = room.title;
+    line.append(name, state);
+    at("doors").append(line);
+    rooms.set(room.id, { state });
+  }
+  const joined = await call("room.join", { room: room.id });
+  if (joined.type === "error") door(room.id, joined.message, false);
+  else if (joined.preview_ends_in === undefined) door(room.id, "open to you", true);
+  else door(room.id, `a preview, ${Math.round(joined.preview_ends_in)} seconds left`, false);
+}
+
+function hear(message) {
+  if (waiting.has(message.id)) {
+    waiting.get(message.id)(message);
+    waiting.delete(message.id);
+  } else if (message.type === "subscription.changed") {
+    stand(message.subscription);
+    if (message.subscription.tier !== "FREE") for (const id of rooms.keys()) enter({ id });
+  } else if (message.type === "room.unlocked") door(message.room, "open to you", true);
+  else if (message.type === "room.departure") door(message.room, message.message, false);
+  else if (message.type === "token.expiring") renew().then(() => call("token.refresh", { token }), () => {});
+}
+
+async function connect() {
+  socket = new WebSocket(`${location.origin.replace("http", "ws")}/ws`, "looprooms.v1+json");
+  socket.addEventListener("message", (event) => hear(JSON.parse(event.data)));
+  socket.addEventListener("close", () => { if (token) setTimeout(() => resume().catch(() => {}), 1000 + Math.random() * 4000); });
+  await new Promise((opened, failed) => { socket.addEventListener("open", opened); socket.addEventListener("error", failed); });
+  const welcome = await call("hello", { token });
+  if (welcome.type !== "welcome") throw new Error(welcome.message);
+  const listed = await call("room.list", { limit: 100 });
+  for (const room of listed.rooms.filter((one) => one.premium)) await enter(room);
+  show("rooms", rooms.size > 0);
+}
+
+// Signing in and out.
+
+async function renew() { token = (await ask("POST", "/auth/refresh", {})).access_token; }
+
+async function resume() {
+  await renew();
+  await begin();
+}
+
+async function begin() {
+  show("sign-in", false);
+  stand(await ask("GET", "/payments/subscription"));
+  await connect();
+}
+
+at("sign-in").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const form = new FormData(event.target);
+  try {
+    token = "";
+    token = (await ask("POST", "/auth/login", { email: form.get("email"), password: form.get("password") })).access_token;
+    say("");
+    await begin();
+  } catch (problem) { say(problem.message); }
+});
+at("sign-out").addEventListener("click", async () => {
+  await ask("POST", "/auth/logout", {}).catch(() => {});
+  token = "";
+  location.replace("/pay");
+});
+at("manage").addEventListener("click", (event) => go("/payments/portal", undefined, event.target));
+
+async function start() {
+  const found = await ask("GET", "/payments/plans");
+  show("pretend", found.pretend);
+  show("off", found.plans.length === 0);
+  found.plans.forEach(offer);
+  if (location.search === "?paid") say("Thank you. It counts as soon as the payment is confirmed, in a moment.");
+  try { await resume(); } catch { token = ""; show("sign-in", true); }
+}
+
+start().catch((problem) => say(problem.message));
