@@ -353,7 +353,8 @@ def _end_leftover(pid: int | None, home: Path, signals: Sequence[signal.Signals]
     if pid is None or not running(pid) or pid == os.getpid():
         return
     try:
-        if os.fsencode(home) not in Path(f"/proc/{pid}/cmdline").read_bytes():
+        # Its folder tells: Valkey gives itself a title, so its command line does not.
+        if not os.path.samefile(f"/proc/{pid}/cwd", home):  # noqa: PTH121 - a link that is no path
             return  # the number has gone to another program since
         for number in (*signals, signal.SIGKILL):
             os.kill(pid, number)

@@ -99,7 +99,8 @@ class EmbeddedPostgres(Server):
             growing,
         )
         if status != 0:
-            complaints = [line for line in said.splitlines() if line.strip()] or ["it said nothing"]
+            lines = [line for line in said.splitlines() if line.strip()] or ["it said nothing"]
+            complaints = [line for line in lines if "FATAL" in line or "rror" in line] or lines
             raise StartError(f"The database could not be made: {complaints[-1].strip()[:300]}")
         growing.rename(self.home)
 
