@@ -192,6 +192,7 @@ def test_secrets_from_files(tmp_path: Path) -> None:
     assert loaded.settings.database_url == "postgresql://rooms:x@db/rooms"
     assert loaded.sources["database_url"] == f"file {tmp_path / 'url'}"
     assert loaded.sources["signing_keys"] == f"file {tmp_path / 'keys'}"
+    assert loaded.settings.signing_keys_file == str(tmp_path / "keys")
 
 
 @pytest.mark.parametrize(

@@ -96,20 +96,20 @@ async def test_several_identities_of_a_person(pool: Pool) -> None:
     """Fields that are bound to one and the same row are all sealed anew, even where a batch ends between them."""
     sealer = await open_sealer(pool, (OLD,))
     account = await create_account(pool, sealer, "ada@example.org", "hash", "Ada")
-    for number in range(7):
+    for provider in ("GOOGLE", "APPLE"):
         await pool.execute(
-            "insert into identities (user_id, provider, issuer, subject, sealed_address) values ($1, 'GOOGLE', '', $2, $3)",
+            "insert into identities (user_id, provider, subject, sealed_address) values ($1, $2::auth_provider, 'ada', $3)",
             account.id,
-            str(number),
-            sealer.seal(ADDRESS, account.id, f"{number}@example.org"),
+            provider,
+            sealer.seal(ADDRESS, account.id, f"{provider}@example.org"),
         )
     both = await open_sealer(pool, (NEW, OLD))
     after = ADDRESSES.first
     counts = []
-    while (batch := await reseal(pool, both, ADDRESSES, after, 3)).after is not None:
+    while (batch := await reseal(pool, both, ADDRESSES, after, 1)).after is not None:
         counts.append(batch.count)
         after = batch.after
-    assert counts == [3, 3, 2]
+    assert counts == [1, 1, 1]
 
 
 async def test_what_does_not_open_is_left(pool: Pool) -> None:

@@ -137,6 +137,31 @@ def test_no_secret_is_shown() -> None:
             "LOOPROOMS_STRIPE_API_BASE is 'http://api.stripe.com'; it looks like https://example.org, with nothing after it.",
         ),
         (
+            {"google_client_id": "rooms"},
+            "LOOPROOMS_GOOGLE_CLIENT_SECRET must be set when LOOPROOMS_GOOGLE_CLIENT_ID is.",
+        ),
+        (
+            {"apple_client_id": "rooms", "apple_team_id": "T", "apple_private_key": "PRIVATE"},
+            "LOOPROOMS_APPLE_KEY_ID must be set when LOOPROOMS_APPLE_CLIENT_ID is.",
+        ),
+        (
+            {
+                "apple_client_id": "rooms",
+                "apple_team_id": "T",
+                "apple_key_id": "K",
+                "apple_private_key": "PRIVATE",
+            },
+            "LOOPROOMS_APPLE_PRIVATE_KEY is not a key that Apple gives: P-256, in PEM.",
+        ),
+        (
+            {"google_url": "http://accounts.example"},
+            "LOOPROOMS_GOOGLE_URL is 'http://accounts.example'; it looks like https://example.org, with nothing after it.",
+        ),
+        (
+            {"apple_url": "https://appleid.apple.com/"},
+            "LOOPROOMS_APPLE_URL is 'https://appleid.apple.com/'; it looks like https://example.org, with nothing after it.",
+        ),
+        (
             {"trusted_proxies": ("10.0.0.0/8", "10.0.0.0/33")},
             "LOOPROOMS_TRUSTED_PROXIES has '10.0.0.0/33', which is not an address or a network.",
         ),
