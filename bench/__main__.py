@@ -10,9 +10,10 @@ from typing import Any
 import click
 import uvloop
 
-from bench import chat, commits, connects, fanout, http, idle, mix, presence, reactions, soak, storm
+from bench import chat, commits, connects, fanout, http, idle, mix, peers, presence, reactions, soak, storm
 from bench.asking import data_option, kept_option, question_options, site_options, split
 from bench.ground import opened
+from bench.peers import compare
 from bench.report import write_page
 from bench.result import Result, described, write
 from bench.roomlog import Unexpected
@@ -50,6 +51,29 @@ def commits_command(database_url: str | None, data: Path, kept: Path | None, **a
     question = commits.Question(**asked)
     ways = uvloop.run(commits.ask(question, data / "commits", database_url))
     _tell(commits.result(question, ways), kept)
+
+
+@main.command("peers", help=inspect.cleandoc(peers.__doc__ or ""))
+@question_options(compare.Question)
+@site_options
+@click.option(
+    "--lock",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Hold this file's lock during each turn, so that others on the machine can wait.",
+)
+@click.option(
+    "--table",
+    "to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the tables here, as Markdown.",
+)
+@kept_option
+def peers_command(*, lock: Path | None, to: Path | None, kept: Path | None, **options: Any) -> None:
+    site, own = split(options)
+    result = compare.ask(compare.Question(**own), site, lock)
+    _tell(result, kept)
+    if to is not None:
+        to.write_text(compare.markdown(result), "utf-8")
 
 
 @main.command()

@@ -188,11 +188,16 @@ class Crowd:
     def _all_have(self, expected: dict[str, int]) -> Callable[[], bool]:
         return lambda: all(member.received >= expected[room] for room, member in self._members)
 
-    async def finish(self, expected: dict[str, int], bases: dict[str, int], patience: float) -> Outcome:
-        """Wait until everyone has everything, or nothing has come for `patience` seconds, and tell."""
+    async def finish(
+        self, expected: dict[str, int], bases: dict[str, int], patience: float, most: float
+    ) -> Outcome:
+        """Wait until everyone has everything, nothing has come for `patience` seconds, or for `most` of them; and tell."""
         received = -1
+        until = time.monotonic() + most
         while (now := sum(member.received for _, member in self._members)) != received:
             received = now
+            if time.monotonic() > until:
+                break
             if await until_true(self._all_have(expected), patience):
                 break
         outcome = Outcome()

@@ -35,6 +35,9 @@ START_SECONDS = 0.5
 PATIENCE_SECONDS = 2.0
 """How long after the last delivery what has not come counts as lost."""
 
+DRAIN_SECONDS = 60.0
+"""How long at most one waits for a server that has fallen behind."""
+
 
 class Question(msgspec.Struct, kw_only=True):
     """What is asked. `members` are per room and include its authors; `rate` is events per second and room."""
@@ -162,9 +165,19 @@ def measure(question: Question, team: Team, nodes: Sequence[int]) -> Figures:
 
 
 def one_span(
-    team: Team, nodes: Sequence[int], settled: Settled, rate: float, warmup: float, seconds: float
+    team: Team,
+    nodes: Sequence[int],
+    settled: Settled,
+    rate: float,
+    warmup: float,
+    seconds: float,
+    *,
+    drain: float = DRAIN_SECONDS,
 ) -> Figures:
-    """Have `rate` events a second said in each room for a while, and count what came of it."""
+    """Have `rate` events a second said in each room for a while, and count what came of it.
+
+    What is still on its way at the end is waited for at most `drain` seconds.
+    """
     meter = Meter(nodes, team.pids)
     start = time.monotonic_ns() + int(START_SECONDS * 1e9)
     span = Span(
@@ -180,7 +193,7 @@ def one_span(
     for report in team.reports():
         said.update(report)
     expected = {room: one.acknowledged for room, one in said.items()}
-    outcomes: list[Outcome] = team.ask("finish", expected, settled.bases, PATIENCE_SECONDS)
+    outcomes: list[Outcome] = team.ask("finish", expected, settled.bases, min(PATIENCE_SECONDS, drain), drain)
 
     used = usage(readings[0], readings[-1])
     deliveries = sum(outcome.delivered for outcome in outcomes)

@@ -93,7 +93,7 @@ def _node(data: Path, name: str, settings: Mapping[str, str]) -> Iterator[tuple[
     log = data / f"{name}.log"
     with running(command, log, environment=environment) as process:
         url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, "/health/ready", process, log)
+        _wait_until_ready(url, process, log)
         yield process.pid, url
 
 
@@ -155,8 +155,7 @@ def running(
             process.wait()
 
 
-def wait_until_ready(url: str, path: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until a server answers `path` with anything but an error of its own. Raises `Unexpected`."""
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     host, port = address(url)
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
@@ -167,8 +166,8 @@ def wait_until_ready(url: str, path: str, process: subprocess.Popen[bytes], log:
             )
         connection = http.client.HTTPConnection(host, port, timeout=5)
         try:
-            connection.request("GET", path)
-            if connection.getresponse().status < 500:
+            connection.request("GET", "/health/ready")
+            if connection.getresponse().status == 200:
                 return
         except (OSError, http.client.HTTPException):
             pass
@@ -176,6 +175,22 @@ def wait_until_ready(url: str, path: str, process: subprocess.Popen[bytes], log:
             connection.close()
         time.sleep(0.05)
     raise Unexpected(f"the server was not ready after {START_SECONDS:g} s; see {log}")
+
+
+def wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server takes connections. Raises `Unexpected`."""
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            said = log.read_text(errors="replace").strip().splitlines()
+            raise Unexpected(f"it did not start: {said[-1] if said else 'it said nothing'}")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise Unexpected(f"it did not take connections within {START_SECONDS:g} s; see {log}")
 
 
 def free_port() -> int:

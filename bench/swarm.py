@@ -17,8 +17,14 @@ from bench.histogram import Histogram
 from bench.roomlog import Heard, RoomLog, Unexpected, marked
 from bench.tongue import Answered, Other, Seat, Tongue
 from bench.wire import CLOSE, PING, PONG, client_frame, frames, opening_request
+from protocol.frames import server_frame
 
 _OPENED = b"HTTP/1.1 101 "
+
+
+def _messages(tongue: Tongue, payload: bytes) -> list[bytes]:
+    """Return the messages in a payload: the log of a room has each in a frame of its own."""
+    return [line for line in payload.split(b"\n") if line] if tongue.joins else [payload]
 
 
 class Newcomer(asyncio.Protocol):
@@ -76,10 +82,12 @@ class Newcomer(asyncio.Protocol):
             self._fail(
                 f"closed with {int.from_bytes(payload[:2], 'big')} {payload[2:].decode(errors='replace')}"
             )
-        elif not self.joined.done():
-            self._step(payload)
         else:
-            self._keep_alive(payload)
+            for message in _messages(self._tongue, payload):
+                if self.joined.done():
+                    self._keep_alive(message)
+                else:
+                    self._step(message)
 
     def _step(self, payload: bytes | None) -> None:
         try:
@@ -180,11 +188,19 @@ class Listener(asyncio.Protocol):
         elif opcode == CLOSE:
             self.others[f"close {int.from_bytes(payload[:2], 'big')}"] += 1
         elif opcode != PONG:
-            told = self._tongue.read(payload)
-            if isinstance(told, Heard):
-                self._catch_up(frame, told)
-            else:
-                self.told(told)
+            for message in _messages(self._tongue, payload):
+                alone = server_frame(opcode, message) if self._tongue.joins else frame
+                self._take(alone, message)
+
+    def _take(self, frame: bytes, message: bytes) -> None:
+        if self._tongue.joins and self._said.startswith(frame, self.position):
+            self.position += len(frame)
+            return
+        told = self._tongue.read(message)
+        if isinstance(told, Heard):
+            self._catch_up(frame, told)
+        else:
+            self.told(told)
 
     def _catch_up(self, frame: bytes, heard: Heard) -> None:
         found = self._said.find(frame, self.position)

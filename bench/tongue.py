@@ -48,12 +48,16 @@ Entering = Generator[bytes | None, bytes, int]
 
 
 class Tongue(Protocol):
-    """One way of speaking. `opcode` is that of its frames; `answers` says whether what is said is answered."""
+    """One way of speaking. `opcode` is that of its frames; `answers` says whether what is said is answered.
+
+    `joins`: several messages may come in one frame, a line each, and not to all in the same portions.
+    """
 
     path: str
     subprotocol: str | None
     opcode: int
     answers: bool
+    joins: bool
 
     def enter(self, seat: Seat) -> Entering:
         """Go through the steps from an open websocket to being in the room."""
@@ -70,6 +74,7 @@ class Looprooms:
 
     path = "/ws"
     answers = True
+    joins = False
 
     def __init__(self, subprotocol: str, *, cue: bool = False) -> None:
         self.subprotocol: str | None = subprotocol

@@ -53,7 +53,7 @@ async def _steps(crowd: Crowd) -> Outcome:
         Span(rate=200, start=now, measure_from=now + 100_000_000, measure_until=now + 300_000_000)
     )
     assert (said["a-room"].sent, said["a-room"].acknowledged) == (60, 60)
-    return await crowd.finish({"a-room": 60}, {"a-room": 0}, 0.3)
+    return await crowd.finish({"a-room": 60}, {"a-room": 0}, 0.3, 5.0)
 
 
 @pytest.mark.parametrize("subprotocol", ["looprooms.v1+json", "looprooms.v1+msgpack"])
