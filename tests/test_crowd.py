@@ -24,6 +24,8 @@ from tests.standing import Room, Standing
 from tests.stores import counted_statements, make_database
 from tests.visitors import Visitor, arrive, bystander
 
+pytestmark = pytest.mark.xdist_group("crowd")  # one such crowd a run is enough
+
 CROWD = 2000
 PULSE_SECONDS = 0.05
 MOST_STATEMENTS = 20
