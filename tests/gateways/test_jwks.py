@@ -82,8 +82,9 @@ async def test_a_flood_of_unknown_names(source: Source, keys: ProviderKeys) -> N
     """A thousand invented names cause one fetch a minute, however they are spread."""
     assert await found(keys, "one")
     for minute in range(1, 4):
-        source.now += PAUSE_SECONDS
+        source.now = began = 1000.0 + minute * PAUSE_SECONDS
         for number in range(1000):
+            source.now = began + number * PAUSE_SECONDS / 1000
             assert not await found(keys, f"unknown {number}")
         assert source.fetches == 1 + minute
 
