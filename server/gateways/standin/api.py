@@ -38,7 +38,7 @@ class Api:
         try:
             if len(body) > _MOST_BYTES:
                 raise StripeProblem(400, "request_too_large", "The request is too large.")
-            self._check_caller(request)
+            self._check_caller(request, body)
             text = body.decode() if request.method == "POST" else request.url.query
             operation, ids, form = self._found(request, text)
             return self._answered(request, operation, ids, form)
@@ -47,7 +47,7 @@ class Api:
         except UnicodeDecodeError:
             return _response(400, StripeProblem(400, "parameter_invalid", "Invalid encoding").body())
 
-    def _check_caller(self, request: Request) -> None:
+    def _check_caller(self, request: Request, body: bytes) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme != "Bearer" or key != self._key:
             raise StripeProblem(401, "api_key_invalid", "Invalid API Key provided.")
@@ -55,7 +55,7 @@ class Api:
         if version != VERSION:
             raise StripeProblem(400, "api_version_invalid", f"Invalid Stripe API version: {version}")
         kind = request.headers.get("content-type", "").partition(";")[0]
-        if request.method == "POST" and kind != "application/x-www-form-urlencoded":
+        if body and kind != "application/x-www-form-urlencoded":
             raise StripeProblem(400, "content_type_invalid", "Send application/x-www-form-urlencoded.")
 
     def _found(self, request: Request, text: str) -> tuple[Operation, dict[str, str], dict[str, Any]]:
@@ -68,30 +68,29 @@ class Api:
     def _answered(
         self, request: Request, operation: Operation, ids: dict[str, str], form: dict[str, Any]
     ) -> Response:
-        key = request.headers.get("idempotency-key")
-        if operation.method != "POST" or key is None:
-            return _response(200, self._done_now(operation, ids, form))
-        if len(key) > _LONGEST_KEY:
-            raise StripeProblem(400, "idempotency_key_invalid", "The idempotency key is too long.")
+        if operation.method == "GET":
+            return _response(200, public(operation.run(form, ids)))
+        key = request.headers.get("idempotency-key") if operation.method == "POST" else None
         asked = hashlib.sha256(json.dumps([request.url.path, form], sort_keys=True).encode()).hexdigest()
-        known = self._ledger.keys.get(key)
-        if known is not None and known["at"] > self._ledger.now() - KEY_SECONDS:
-            if known["asked"] != asked:
-                raise StripeProblem(
-                    400,
-                    "idempotency_key_reused",
-                    "Keys for idempotent requests can only be used with the same parameters they were first used with.",
-                    kind="idempotency_error",
-                )
-            return _response(200, known["answer"], replayed=True)
-        answer = self._done_now(operation, ids, form)
-        self._ledger.keys[key] = {"at": self._ledger.now(), "asked": asked, "answer": answer}
+        if key is not None and (known := self._known(key, asked)) is not None:
+            return _response(200, known, replayed=True)
+        answer: Object = public(operation.run(form, ids))
+        if key is not None:
+            self._ledger.keys[key] = {"at": self._ledger.now(), "asked": asked, "answer": answer}
+        self._done()
         return _response(200, answer)
 
-    def _done_now(self, operation: Operation, ids: dict[str, str], form: dict[str, Any]) -> Object:
-        answer: Object = public(operation.run(form, ids))
-        if operation.method != "GET":
-            self._done()
+    def _known(self, key: str, asked: str) -> Object | None:
+        """Return what was answered to the same under this key. Raises `StripeProblem` when it was something else."""
+        if len(key) > _LONGEST_KEY:
+            raise StripeProblem(400, "idempotency_key_invalid", "The idempotency key is too long.")
+        known = self._ledger.keys.get(key)
+        if known is None or known["at"] <= self._ledger.now() - KEY_SECONDS:
+            return None
+        if known["asked"] != asked:
+            message = "Keys for idempotent requests can only be used with the same parameters they were first used with."
+            raise StripeProblem(400, "idempotency_key_reused", message, kind="idempotency_error")
+        answer: Object = known["answer"]
         return answer
 
 

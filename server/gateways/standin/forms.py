@@ -37,7 +37,7 @@ def parsed(body: str) -> dict[str, Any]:
     for name, value in parse_qsl(body, keep_blank_values=True, max_num_fields=_MOST_FIELDS):
         head = name.partition("[")[0]
         parts = [head, *_PART.findall(name[len(head) :])]
-        if head + "".join(f"[{part}]" for part in parts[1:]) != name or not head:
+        if head + "".join(f"[{part}]" for part in parts[1:]) != name or not head or "]" in head:
             raise StripeProblem(400, "parameter_unknown", f"Invalid parameter name: {name}", param=name)
         _put(root, parts, value)
     return {name: _with_lists(value) for name, value in root.items()}
