@@ -36,7 +36,7 @@ class Wheel:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._slots: dict[int, list[Watched]] = {}
+        self._slots: dict[int, dict[Watched, None]] = {}
         self._at = int(clock() / TICK)
         self._timer: asyncio.TimerHandle | None = None
         self.lag = 0.0
@@ -67,11 +67,17 @@ class Wheel:
         slot = max(ceil(at / TICK), self._at + 1)
         if thing.slot > self._at and thing.slot <= slot:
             return
+        self.forget(thing)
         thing.slot = slot
-        self._slots.setdefault(slot, []).append(thing)
+        self._slots.setdefault(slot, {})[thing] = None
 
     def forget(self, thing: Watched) -> None:
-        """Never ask `thing` again, unless it is watched anew."""
+        """Never ask `thing` again, unless it is watched anew; and keep nothing of it.
+
+        A slot that kept it would keep thousands of connections that are gone, for half a minute, while people come and go.
+        """
+        if (slot := self._slots.get(thing.slot)) is not None:
+            slot.pop(thing, None)
         thing.slot = 0
 
     def turn(self) -> None:
@@ -85,7 +91,7 @@ class Wheel:
         self._at = until
         for slot in due:
             for thing in self._slots.pop(slot):
-                if thing.slot != slot:  # it was moved to an earlier slot, or forgotten
+                if thing.slot != slot:  # it was moved, or forgotten, by one that was asked before it
                     continue
                 thing.slot = 0
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from math import ceil
 
 import pytest
@@ -99,6 +100,18 @@ def test_forgotten() -> None:
     for now in (1001.0, 1002.0):
         subject.turn_at(now)
     assert (gone.asked, back.asked) == ([], [1002.0])
+
+
+def test_what_is_forgotten_is_not_kept() -> None:
+    """Nothing of a thing stays in the wheel, wherever it was moved before, so what it was can be freed at once."""
+    subject = Subject()
+    thing = Thing()
+    gone = weakref.ref(thing)
+    subject.wheel.watch(thing, 1030.0)
+    subject.wheel.watch(thing, 1020.0)
+    subject.wheel.forget(thing)
+    del thing
+    assert gone() is None
 
 
 def test_forgotten_by_its_neighbour() -> None:

@@ -15,7 +15,7 @@ from protocol.closing import CloseCode
 from protocol.envelope import RoomId
 from tests.nodes.cluster import Account, Cluster, NodeProcess
 from tests.nodes.raw import Message, RawConnection, open_raw
-from tests.nodes.wire import PING, TEXT, Wire, dial, files, frame, handshake
+from tests.nodes.wire import PING, TEXT, Wire, dial, files, frame, handshake, resident
 from tests.proxy import proxied
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(90)]
@@ -165,6 +165,28 @@ async def test_heartbeats_do_not_line_up(cluster: Cluster) -> None:
     slots = [int((moment - first) / 0.25) for moment in moments]
     assert len(set(slots)) >= 3
     assert max(map(slots.count, slots)) <= 25
+
+
+async def test_thousands_come_and_go(cluster: Cluster) -> None:
+    """Whoever came, joined, wrote and went, politely or not, leaves no memory behind: under 100 bytes each."""
+    (node,) = await cluster.start(1, presence_grace_seconds=0)
+    room = await cluster.room()
+    accounts = await cluster.accounts([f"person {number}" for number in range(50)])
+
+    async def visit(number: int) -> None:
+        connection = await enter(accounts[number % 50], node.port, room, lambda _: None)
+        await connection.call("typing.set", room=str(room), typing=True)
+        connection.leave() if number % 2 else connection.reset()
+
+    async def visits(count: int) -> int:
+        for start in range(0, count, 50):
+            await asyncio.gather(*map(visit, range(start, start + 50)))
+        return resident(node.pid)
+
+    before = await visits(2000)
+    after = await visits(6000)
+    print(f"{(after - before) / 6000:.0f} bytes each")
+    assert after - before < 6000 * 100
 
 
 # A reset in every phase.

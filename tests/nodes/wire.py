@@ -156,9 +156,13 @@ async def dial(port: int, *, source: str = "127.0.0.1", buffer: int = 0) -> Asyn
     sock.setblocking(False)
     if buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    sock.bind((source, 0))
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-    wire = Wire(*await asyncio.open_connection(sock=sock))
+    try:
+        sock.bind((source, 0))
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        wire = Wire(*await asyncio.open_connection(sock=sock))
+    except BaseException:
+        sock.close()
+        raise
     try:
         yield wire
     finally:
