@@ -59,12 +59,15 @@ def write_lines(file: Path, lines: Sequence[str]) -> None:
     growing = file.with_suffix(".new")
     growing.unlink(missing_ok=True)
     handle = os.open(growing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as stream:
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # who reads it now must still be able to, whoever writes it
-            os.fchown(handle, file.stat().st_uid, file.stat().st_gid)
-        stream.write("\n".join(lines) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    growing.replace(file)
+    try:
+        with os.fdopen(handle, "w") as stream:
+            # Whoever reads it now must still be able to, whoever writes it.
+            with contextlib.suppress(FileNotFoundError):
+                os.fchown(handle, file.stat().st_uid, file.stat().st_gid)
+            stream.write("\n".join(lines) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        growing.replace(file)
+    except OSError:
+        growing.unlink(missing_ok=True)
+        raise

@@ -100,6 +100,12 @@ class _NodeCollector(Collector):
         ):
             yield self._counter(name, meaning, value)
         yield from self._jobs()
+        yield self._gauge(
+            "provider_away",
+            "1 while a provider that people sign in with is left alone, because it does not answer.",
+            {one.name: int(one.away) for one in node.providers.all()},
+            "provider",
+        )
         yield self._counter(
             "closes",
             "Connections closed by this node, by code.",

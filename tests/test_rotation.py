@@ -175,6 +175,19 @@ def test_what_is_no_file_of_keys(file: Path, text: str) -> None:
     assert file.read_text() == text
 
 
+def test_a_file_of_somebody_else(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the new file could not be given to whom the old one belongs, nothing changes, and no key is left lying about."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(CannotRotate, match="can't be written: Operation not permitted"):
+        rotated(file)
+    assert signing_keys_in(file) == [OLD]
+    assert list(file.parent.iterdir()) == [file]
+
+
 def test_no_file(tmp_path: Path) -> None:
     """Nor is one made where there is none, or no folder."""
     for file in (tmp_path / "signing.keys", tmp_path / "nowhere" / "signing.keys"):

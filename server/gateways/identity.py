@@ -99,6 +99,11 @@ class Provider(ABC):
         self._outside = outside
         self.keys = ProviderKeys(lambda: outside.get(keys_url), clock)
 
+    @property
+    def away(self) -> bool:
+        """Whether it is left alone for now, because it does not answer."""
+        return self._outside.breaker.open
+
     def authorize_url(self, *, redirect_uri: str, state: str, nonce: str, challenge: str) -> str:
         """Return where a browser is sent to sign in. `challenge` is the SHA-256 of a secret that the trade will show."""
         query = {

@@ -59,9 +59,9 @@ class Grants:
     async def sign_in(self, request: Request, account: Account) -> SignedIn | WithCookies:
         """Begin a session of `account` on the device that asks."""
         in_page = from_page(request)
+        refresh_token, access_token, expires_in = await self.open(request, account)
         if in_page:
             await self.end_kept(request)
-        refresh_token, access_token, expires_in = await self.open(request, account)
         signed_in = SignedIn(
             access_token=access_token,
             expires_in=expires_in,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 from urllib.parse import urlencode
 
@@ -349,6 +350,9 @@ async def test_a_provider_that_hangs(world: World) -> None:
     for asked in (2, 3, 3, 3):
         assert await world.sign_in("google") == "/after#error=unavailable"
         assert outside.asked == asked
+    metrics = (await world.site.client.get("/metrics")).text
+    assert re.search(r'provider_away\{.*provider="google".*\} 1', metrics)
+    assert re.search(r'provider_away\{.*provider="apple".*\} 0', metrics)
     world.google.answering.set()
     outside.breaker._opens_at = google.keys._next_at = 0.0  # a while later
     assert await world.sign_in("google", Someone("patient")) == "/after#signed_in=google"
