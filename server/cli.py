@@ -79,6 +79,21 @@ def seed(*, demo_password: str | None) -> None:
 
 
 @main.command()
+@click.option("--retry", metavar="KIND", help="Try the dead jobs of this kind anew.")
+@click.option("--data-dir", help="Folder of the embedded stores.")
+def jobs(*, retry: str | None, data_dir: str | None) -> None:
+    """Show which jobs wait, and which are dead and why."""
+    from server import serving
+
+    try:
+        said = serving.jobs_now(_loaded({"data_dir": data_dir}).settings, retry)
+    except serving.CannotStart as reason:
+        _give_up(str(reason))
+    for line in said or ["Nothing waits, and nothing is dead."]:
+        click.echo(line)
+
+
+@main.command()
 @click.argument("address")
 @click.option("--data-dir", help="Folder of the embedded stores.")
 def invite(address: str, data_dir: str | None) -> None:

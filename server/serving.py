@@ -33,7 +33,7 @@ from server.resealing import seal_all, told
 from server.settings import DEFAULTS, Settings, variable
 from server.subscriptions import Reconciled, reconcile
 from server.workers import READY, WorkerFailed, Workers
-from storage import waitlist
+from storage import jobs, waitlist
 from storage.demo import MEMBER, PEOPLE, add_demo
 from storage.embedded import DataFolder, InUseError, Server, StartError
 from storage.moderation import set_role
@@ -173,6 +173,24 @@ def reconcile_now(settings: Settings, days: float) -> Reconciled:
                     await node.aclose()
 
     return _run(compare())
+
+
+def jobs_now(settings: Settings, retry: str | None) -> list[str]:
+    """Have the dead jobs of a kind tried anew, if one is named; say what waits and what is dead. Raises `CannotStart`."""
+
+    async def look() -> list[str]:
+        async with _stores(settings, redis=False, running=True) as (completed, _):
+            await _migrated(completed)
+            pool = await open_pool(completed.database_url, size=2, application_name="looprooms jobs")
+            try:
+                said = [f"{await jobs.revive(pool, retry)} of {retry} are tried anew"] if retry else []
+                counts, dead = await jobs.count(pool), await jobs.dead(pool)
+            finally:
+                await pool.close()
+        said += [f"{kind}: {one.waiting} waiting" for kind, one in counts.items() if one.waiting]
+        return said + [f"{one.kind}: {one.jobs} dead, {one.reason}" for one in dead]
+
+    return _run(look())
 
 
 def _run(work: Awaitable[ResultT]) -> ResultT:

@@ -130,6 +130,32 @@ select kind,
 from jobs group by kind
 """
 
+DEAD = """
+select kind, reason, count(*) as jobs, (extract(epoch from max(died_at)) * 1000)::bigint as last
+from jobs where died_at is not null group by kind, reason order by kind, reason
+"""
+
+# A key has one job at a time: of several that died with one the last is brought back, unless a new one is there.
+REVIVE = """
+with revived as (
+    update jobs set died_at = null, attempts = 0, reason = null, run_at = now()
+    where id in (
+        select distinct on (coalesce(dead.key, dead.id::text)) dead.id
+        from jobs dead
+        where dead.kind = $1 and dead.died_at is not null and not exists (
+            select from jobs alive where alive.kind = dead.kind and alive.key = dead.key and alive.died_at is null
+        )
+        order by coalesce(dead.key, dead.id::text), dead.id desc
+    )
+    returning id
+)
+select count(*) from revived
+"""
+
+NOTIFY = """
+select pg_notify($1, '')
+"""
+
 FORGET_DEAD = """
 delete from jobs where died_at < now() - make_interval(secs => $1)
 """
@@ -159,6 +185,15 @@ class Count(Struct, frozen=True):
 
     waiting: int
     dead: int
+
+
+class Dead(Struct, frozen=True):
+    """Jobs of one kind that died for one reason. `last` is when the last one did."""
+
+    kind: str
+    reason: str
+    jobs: int
+    last: Milliseconds
 
 
 class Period(Struct, frozen=True):
@@ -262,6 +297,20 @@ async def count(pool: Pool) -> dict[str, Count]:
     """Count the jobs of each kind."""
     async with answering(pool) as connection:
         return {row["kind"]: Count(row["waiting"], row["dead"]) for row in await connection.fetch(COUNT)}
+
+
+async def dead(pool: Pool) -> list[Dead]:
+    """List what has died, by kind and reason."""
+    async with answering(pool) as connection:
+        return [Dead(*row.values()) for row in await connection.fetch(DEAD)]
+
+
+async def revive(pool: Pool, kind: str) -> int:
+    """Have the dead jobs of a kind tried anew; return how many there are."""
+    async with answering(pool) as connection:
+        revived: int = await connection.fetchval(REVIVE, kind)
+        await connection.execute(NOTIFY, CHANNEL)
+    return revived
 
 
 async def forget_dead(pool: Pool, after: float) -> None:

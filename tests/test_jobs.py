@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -20,9 +21,10 @@ from server.node import Node
 from storage import jobs
 from storage.jobs import Count, Job, Period, Periodic
 from storage.postgres.pool import Pool, answering
-from tests.hosting import hosting
+from tests.commands import looprooms
+from tests.hosting import SIGNING_KEY, hosting
 from tests.redis.valkeys import Valkey, until
-from tests.stores import database_url, pool, postgres, valkey
+from tests.stores import SEALING_KEY, database_url, pool, postgres, valkey
 
 __all__ = ["database_url", "pool", "postgres", "valkey"]  # fixtures
 
@@ -221,17 +223,17 @@ async def test_each_once_over_two_nodes(pool: Pool, database_url: str) -> None:
     assert ERRANDS.most_at_once <= 6
 
 
-async def test_later(pool: Pool, database_url: str) -> None:
-    """A job with a delay is not performed before, and needs no notification when its time has come."""
+async def test_later(pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job with a delay is not performed before, and needs no notification and no look when its time has come."""
+    monkeypatch.setattr("server.jobs.POLL_SECONDS", 3600)
     async with worker(pool, database_url):
         await enqueue(pool, errand(), delay=3600)
         await enqueue(pool, errand())
         await until(lambda: ERRANDS.ended == 1)
-        (waiting,) = await stored(pool)
-        assert waiting["attempts"] == 0
+        await becomes(pool, lambda rows: [row["attempts"] for row in rows] == [0])
         await enqueue(pool, errand(), delay=0.5)
-        await until(lambda: ERRANDS.ended == 2, within=2)
-        assert len(await stored(pool)) == 1
+        await until(lambda: ERRANDS.ended == 2)
+        await becomes(pool, lambda rows: [row["attempts"] for row in rows] == [0])
 
 
 async def test_key_case_2_one_that_waits_is_enough(pool: Pool, database_url: str) -> None:
@@ -303,6 +305,23 @@ async def test_key_case_4_a_dead_one_is_in_nobodys_way(pool: Pool, database_url:
         await enqueue(pool, errand(), key="a")
         await until(lambda: running.done["test.errand"] == 1)
     assert [row["reason"] for row in await stored(pool)] == ["no"]
+
+
+async def test_the_dead_are_brought_back(pool: Pool, database_url: str) -> None:
+    """An operator sees what has died and why, and has it tried anew; of two with one key the last one is."""
+    first, last, other = errand(), errand(), errand()
+    for job, key in ((first, "a"), (last, "a"), (other, None)):
+        await enqueue(pool, job, key=key)
+        (taken,) = await jobs.take(pool, {"test.errand": 1}, lease=30)
+        await jobs.bury(pool, taken, "no")
+    assert [(dead.kind, dead.reason, dead.jobs) for dead in await jobs.dead(pool)] == [
+        ("test.errand", "no", 3)
+    ]
+    assert await jobs.revive(pool, "test.slow") == 0
+    assert await jobs.revive(pool, "test.errand") == 2
+    async with worker(pool, database_url):
+        await until(lambda: ERRANDS.ended == 2)
+    assert ERRANDS.performed == {last.id: 1, other.id: 1}
 
 
 @pytest.mark.parametrize("failure", [TryAgain("not now"), RuntimeError("secret"), TimeoutError("secret")])
@@ -572,3 +591,27 @@ def test_registering() -> None:
         performs(Daily)(daily)
     assert "test.once" not in PERFORMERS
     assert "test.daily" not in PERFORMERS
+
+
+async def test_the_operators_command(pool: Pool, database_url: str, valkey: Valkey, tmp_path: Path) -> None:
+    """`looprooms jobs` says what waits and what is dead and why, and has the dead tried anew."""
+    environment = {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": valkey.url,
+        "LOOPROOMS_SIGNING_KEYS": SIGNING_KEY,
+        "LOOPROOMS_SEALING_KEYS": SEALING_KEY,
+    }
+
+    async def command(*arguments: str) -> tuple[int, list[str]]:
+        done = await asyncio.to_thread(looprooms, tmp_path, "jobs", *arguments, **environment)
+        assert done.stderr == ""
+        return done.returncode, done.stdout.splitlines()
+
+    assert await command() == (0, ["Nothing waits, and nothing is dead."])
+    await enqueue(pool, errand(), errand())
+    (taken,) = await jobs.take(pool, {"test.errand": 1}, lease=30)
+    await jobs.bury(pool, taken, "the recipient was refused (550)")
+    dead = "test.errand: 1 dead, the recipient was refused (550)"
+    assert await command() == (0, ["test.errand: 1 waiting", dead])
+    revived = ["1 of test.errand are tried anew", "test.errand: 2 waiting"]
+    assert await command("--retry", "test.errand") == (0, revived)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from server.http.guesses import _known as known_at
+from storage.redis.pool import get
 from tests.http.conftest import Servers
 from tests.http.letters import (
     NEW_PASSWORD,
@@ -167,6 +169,18 @@ async def test_who_claims_early_has_nothing_of_it(mailed: tuple[Site, Postbox]) 
     assert (await press(site, await box.next(email, 4), password=NEW_PASSWORD)).status_code == 200
     assert (await sign_in(site, email, NEW_PASSWORD)).json()["user"]["id"] == victim["user"]["id"]
     assert (await sign_in(site, email, "eves own password")).json()["user"]["id"] == eve["user"]["id"]
+
+
+async def test_who_only_claims_an_address_is_not_known_at_it(servers: Servers, valkey: Valkey) -> None:
+    """An address from which a claimant signed in is none from which the owner's password may be guessed more freely."""
+    async with mailing(servers, REDIS_URL=valkey.url) as (site, box):
+        owner = await proven(site, box)
+        await site.post("/auth/register", email=owner["email"], password="eves own password", name="Eve")
+        redis, place = site.node.stores.redis, known_at("127.0.0.1", owner["email"])
+        assert (await sign_in(site, owner["email"], "eves own password")).status_code == 200
+        assert await redis.run(get(place)) is None
+        assert (await sign_in(site, owner["email"])).status_code == 200
+        assert await redis.run(get(place)) is not None
 
 
 async def test_two_who_prove_one_address(mailed: tuple[Site, Postbox]) -> None:

@@ -55,6 +55,17 @@ async def test_a_place(closed: tuple[Site, Postbox]) -> None:
     assert (await site.post("/waitlist", email="nonsense")).status_code == 422
 
 
+async def test_a_link_that_is_too_old(closed: tuple[Site, Postbox]) -> None:
+    """After its week a place can't be confirmed, but asked for again."""
+    site, box = closed
+    await site.post("/waitlist", email="ada@example.org")
+    mail = await box.next("ada@example.org")
+    await site.node.stores.pool.execute("update mailed_links set expires_at = now()")
+    assert (await press(site, mail)).status_code == 410
+    await site.post("/waitlist", email="ada@example.org")
+    assert (await press(site, await box.next("ada@example.org", 2))).status_code == 200
+
+
 async def test_it_tells_nothing(closed: tuple[Site, Postbox]) -> None:
     """Waiting, confirmed, invited, a member or unknown: the same answer and the same statements."""
     site, box = closed
