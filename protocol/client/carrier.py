@@ -204,14 +204,12 @@ class Carrier:
         if link.held:
             self._heartbeat.forgive(now)
             return
-        match self._heartbeat.tick(now, link.heard):
-            case Beat.ASK:
-                self._passenger.ask()
-            case Beat.DEAD:
-                log.info("nothing was heard of the server any more")
-                link.abort()
-            case Beat.NOTHING:
-                pass
+        beat = self._heartbeat.tick(now, link.heard)
+        if beat is Beat.ASK:
+            self._passenger.ask()
+        elif beat is Beat.DEAD:
+            log.info("nothing was heard of the server any more")
+            link.abort()
 
     async def _come_back(self, link: Link, lost: LinkLost) -> None:
         hint = 0.0 if self._replace_at is None else max(0.0, self._replace_at - _now())

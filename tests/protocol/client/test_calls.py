@@ -9,12 +9,14 @@ import pytest
 
 from protocol.chat import ChatEdited, ChatLine, ChatSent, EditChat, SendChat
 from protocol.client import Unanswered
+from protocol.client.calls import PendingCall
 from protocol.envelope import Error
 from protocol.reactions import AddReaction, Reaction, ReactionAdded, Target, TargetKind
 from protocol.refusals import ErrorCode, Refused
-from protocol.rooms import GetRoom, JoinRoom, RoomJoined
+from protocol.rooms import GetRoom, JoinRoom, LeaveRoom, RoomJoined, RoomLeft
+from protocol.session import Drain
 from tests.protocol.client.meeting import SLUG, both, confirm, dial, following, lines, meeting, welcomed
-from tests.protocol.client.peer import ROOM, Peer, joined, line, listening, recovered, said
+from tests.protocol.client.peer import ROOM, Conversation, Peer, joined, line, listening, recovered, said
 
 # Answers
 
@@ -201,3 +203,64 @@ async def test_a_call_made_while_away_waits_for_the_connection(peer: Peer) -> No
         edit = await server.hears(EditChat)
         await server.says(ChatEdited(line=line(1), offset=2, id=edit.id))
         assert (await calling).offset == 2
+
+
+async def test_a_late_answer_on_the_connection_before(peer: Peer) -> None:
+    """What was sent again on a new websocket is answered there; what the old one still says about it is not taken."""
+    async with meeting(peer, at=0) as (client, old):
+        calling = asyncio.create_task(client.send_chat(SLUG, "hello"))
+        sent = await old.hears(SendChat)
+        edit = asyncio.create_task(client.call(EditChat(SLUG, line(1).id, "new")))  # keeps the old one open
+        asked = await old.hears(EditChat)
+        await old.says(Drain(0.0))
+        new, _ = await welcomed(peer, recovered(0))
+        again = await new.hears(SendChat)
+        assert again == sent
+        await old.says(Error(id=sent.id, code="not_in_room", message="No."), said(1))
+        await old.says(ChatEdited(line=line(1), offset=2, id=asked.id))
+        assert (await edit).offset == 2
+        await new.says(ChatSent(id=again.id, offset=1, line=line(1, again.text)))
+        assert (await calling).offset == 1
+
+
+async def test_later_on_a_connection_that_is_lost(peer: Peer) -> None:
+    """A line that was to be sent once more on a websocket that is lost meanwhile goes over the next one alone."""
+    async with meeting(peer, at=0) as (client, server):
+        calling = asyncio.create_task(client.send_chat(SLUG, "hello"))
+        await server.hears(SendChat)
+        server.breaks()
+        server, _ = await welcomed(peer, recovered(0))
+        second = await server.hears(SendChat)
+        await server.says(Error(id=second.id, code="rate_limited", message="Slowly.", retry_after=0.05))
+        await server.says(said(1))
+        while not isinstance(await following(client), ChatLine):
+            pass  # until it has heard all that was said before
+        server.breaks()
+        server, _ = await welcomed(peer, recovered(1))
+        await confirm(server, 2)
+        assert (await calling).offset == 2
+        await asyncio.sleep(0.06)
+        with pytest.raises(Refused):
+            await both(client.call(GetRoom(SLUG)), refuses(server))
+
+
+async def refuses(server: Conversation) -> None:
+    """Answer the next command, which must be a look at a room: nothing else came before it."""
+    found = await server.hears(GetRoom)
+    await server.says(Error(id=found.id, code="not_found", message="No."))
+
+
+async def test_an_answer_to_nobody() -> None:
+    """An answer is given once: not to one who has given up, not twice, and not to the client's own calls."""
+    loop = asyncio.get_running_loop()
+    answer = RoomLeft(ROOM, id=1)
+    for internal in (False, True):
+        call = PendingCall(LeaveRoom(SLUG, id=1), b"", loop.create_future(), internal=internal)
+        call.answer.cancel()
+        call.resolve(answer)
+        call.fail(OSError())
+        assert call.answer.cancelled()
+    call = PendingCall(LeaveRoom(SLUG, id=1), b"", loop.create_future(), internal=True)
+    call.resolve(answer)
+    call.fail(OSError())
+    assert not call.answer.done()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from protocol.chat import ChatEdited, EditChat, SendChat
-from protocol.client import Backoff, CaughtUp, Disconnected, Reconnecting, Unanswered
+from protocol.client import Backoff, CaughtUp, Disconnected, Reconnecting, Unanswered, carrier
+from protocol.client.options import Options
 from protocol.closing import CloseCode
 from protocol.envelope import Error
 from protocol.refusals import ErrorCode, Refused
@@ -116,6 +118,27 @@ async def test_a_close_that_says_no_ends_everything(peer: Peer, code: int) -> No
         with pytest.raises(Disconnected):
             await client.call(GetRoom(SLUG))
     assert peer.opened == 1
+
+
+async def test_a_connection_that_stood_begins_anew(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts are counted while it does not work: after a connection that was good for a while they start over."""
+    for stable, attempts in ((10.0, [1, 2]), (0.0, [1, 1])):
+        monkeypatch.setattr(carrier, "STABLE", stable)
+        async with meeting(peer) as (client, server):
+            told = []
+            for _ in range(2):
+                server.breaks()
+                server, _ = await welcomed(peer)
+                while not isinstance(event := await following(client), Reconnecting):
+                    pass
+                told.append(event.attempt)
+        assert told == attempts
+
+
+async def test_closed_before_it_was_started() -> None:
+    """What was never opened is closed without a word."""
+    nobody: Any = None
+    await carrier.Carrier("ws://127.0.0.1:1/ws", "token", Options(), nobody).close()
 
 
 # Drains
@@ -386,6 +409,41 @@ async def test_a_refresh_that_fails_leaves_the_connection(peer: Peer) -> None:
     _, hello = await welcomed(peer)
     assert hello.token == "second"
     await client.close()
+
+
+async def test_a_token_that_comes_when_the_connection_is_gone(peer: Peer) -> None:
+    """A token that was asked for on a connection that is lost is not sent on none; the next hello brings one."""
+    asked, given = asyncio.Event(), asyncio.Event()
+    tokens = 0
+
+    async def token() -> str:
+        nonlocal tokens
+        tokens += 1
+        number = tokens
+        if number == 2:
+            asked.set()
+            await given.wait()
+        return f"token {number}"
+
+    away, back = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        away.set()
+        await back.wait()
+
+    async with meeting(peer, token=token, sleep=sleep) as (client, server):
+        await server.says(TokenExpiring(30))
+        await asyncio.wait_for(asked.wait(), 5)
+        server.breaks()
+        await asyncio.wait_for(away.wait(), 5)
+        given.set()
+        await asyncio.sleep(0.01)
+        back.set()
+        server, hello = await welcomed(peer)
+        assert hello.token == "token 3"
+        calling = asyncio.create_task(client.call(JoinRoom(SLUG)))
+        await server.lets_in()  # nothing came before it
+        await calling
 
 
 # Silence

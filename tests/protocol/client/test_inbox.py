@@ -95,3 +95,16 @@ async def test_the_newest_item_can_be_replaced() -> None:
     assert inbox.last == 3
     assert [await inbox.get(), await inbox.get()] == [1, 3]
     assert Inbox[int](4).last is None
+
+
+async def test_who_gives_up_waiting_takes_nothing_along() -> None:
+    """A wait that was given up is taken over by the next one, and no item is lost between them."""
+    inbox: Inbox[int] = Inbox(4)
+    first = asyncio.create_task(inbox.get())
+    await asyncio.sleep(0)
+    first.cancel()
+    second = asyncio.create_task(inbox.get())
+    await asyncio.sleep(0)
+    inbox.put(7)
+    assert await second == 7
+    assert first.cancelled()

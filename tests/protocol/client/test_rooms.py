@@ -10,7 +10,7 @@ from protocol.chat import ChatLine, ChatRemoval, ChatRevision
 from protocol.client.inbox import Inbox
 from protocol.client.rooms import DURABLE, Rooms
 from protocol.client.states import CaughtUp, Occurrence, PersonSnapshot, Snapshot
-from protocol.envelope import Epoch
+from protocol.envelope import Epoch, Error
 from protocol.rooms import JoinRoom, RoomLeft
 from protocol.session import PersonState, Position, Resumed, Shed
 from protocol.subscriptions import Subscription, SubscriptionChanged, Tier
@@ -293,3 +293,11 @@ def test_an_event_of_the_person_that_is_too_new_is_passed_over_in_step() -> None
     script.rooms.pass_over_own(1)
     script.rooms.take(changed(2))
     assert own(script.handed_out()) == [2]
+
+
+def test_a_refused_return_to_a_room_that_was_left() -> None:
+    """A room that the user has left meanwhile is not announced as lost."""
+    script = Script()
+    script.rooms.left(RoomLeft(ROOM, id=2))
+    script.rooms.rejoined(ROOM, Error(id=3, code="not_found", message="No."))
+    assert script.handed_out() == []

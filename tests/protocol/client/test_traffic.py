@@ -7,17 +7,21 @@ from uuid import UUID
 
 import pytest
 
+from protocol.chat import ChatEdited, ChatLine, EditChat
 from protocol.client import CaughtUp, Reconnecting, Snapshot
+from protocol.closing import CloseCode
 from protocol.envelope import Epoch, Error, RoomId
 from protocol.presence import RoomPulse
 from protocol.refusals import Refused
 from protocol.rooms import Departure, GetRoom, JoinRoom, LeaveRoom, RoomLeft
-from protocol.session import Hello, Ping, Position, Resumed, Shed
+from protocol.session import Drain, Hello, PersonPosition, PersonState, Ping, Position, Resumed, Shed
 from tests.protocol.client.meeting import (
     OTHER,
     SLUG,
     both,
     confirm,
+    dial,
+    everything,
     following,
     lines,
     lines_until_caught_up,
@@ -96,6 +100,45 @@ async def test_an_answer_that_can_not_be_read_reaches_its_caller(peer: Peer) -> 
         await server.says_bytes(b'{"type": "room.found", "id": %d, "room": 5}' % command.id)
         with pytest.raises(Refused, match="room"):
             await calling
+
+
+async def test_a_person_s_event_of_a_newer_server(peer: Peer) -> None:
+    """What can't be read of one's own events is passed over, and counts as seen."""
+    welcoming = asyncio.create_task(peer.accept())
+    client = dial(peer)
+    entering = asyncio.create_task(client.__aenter__())
+    server = await welcoming
+    hello = await server.hears(Hello)
+    answer = welcome(hello)
+    answer.person = PersonState(offset=4)
+    await server.says(answer)
+    await entering
+    await server.says_bytes(b'{"type": "person.sparkle", "person_offset": 5, "sparkle": true}')
+    await server.closes(CloseCode.INTERNAL)
+    server = await peer.accept()
+    hello = await server.hears(Hello)
+    assert hello.person == PersonPosition(epoch=EPOCH, offset=5)
+    await server.says(welcome(hello))
+    await client.close()
+
+
+async def test_what_the_connection_before_still_says(peer: Peer) -> None:
+    """Events of a websocket that was replaced come over its successor; those of the old one are not taken, readable or not."""
+    async with meeting(peer, at=0) as (client, old):
+        edit = asyncio.create_task(client.call(EditChat(SLUG, line(1).id, "new")))  # keeps the old one open
+        asked = await old.hears(EditChat)
+        await old.says(Drain(0.0))
+        new, _ = await welcomed(peer, recovered(0))
+        await new.says(said(1))
+        assert await lines(client, 1) == [1]
+        await old.says(said(2, "of the old one"))
+        await old.says_bytes(b'{"type": "room.sparkle", "room": "%s", "offset": 3}' % str(ROOM).encode())
+        await old.says(ChatEdited(line=line(1), offset=9, id=asked.id))
+        await edit
+        await new.says(said(2))
+        event = await following(client)
+        assert isinstance(event, ChatLine)
+        assert (event.offset, event.line.text) == (2, "line 2")
 
 
 # Coming back
@@ -307,3 +350,27 @@ async def test_a_call_is_answered_although_nobody_iterates(peer: Peer) -> None:
         sent = await both(client.send_chat(SLUG, "hello"), confirm(server, 30))
         assert sent.offset == 30
         assert await lines(client, 29) == list(range(1, 30))
+
+
+async def test_a_drain_while_nobody_iterates(peer: Peer) -> None:
+    """A websocket that is not read because too much waits is left for its successor all the same; nothing is lost."""
+    async with meeting(peer, at=0, waiting=10) as (client, old):
+        edit = asyncio.create_task(client.call(EditChat(SLUG, line(1).id, "new")))
+        asked = await old.hears(EditChat)
+        await old.says(Drain(0.0), *(said(n) for n in range(1, 40)))
+        new, hello = await welcomed(peer, recovered(39))
+        missed = range(hello.resume[0].offset + 1, 40)
+        await new.says(*(said(n) for n in missed))
+        await old.says(ChatEdited(line=line(1), offset=40, id=asked.id))
+        assert await lines(client, 39) == list(range(1, 40))
+        await edit
+
+
+async def test_the_end_while_nobody_iterates(peer: Peer) -> None:
+    """A connection that is closed for good while it is not read ends the iteration behind what waits."""
+    async with meeting(peer, at=0, waiting=10) as (client, server):
+        await server.says(*(said(n) for n in range(1, 12)))
+        while client.waiting < 10:  # noqa: ASYNC110 - no event is told of it
+            await asyncio.sleep(0.001)
+        await client.close()
+        assert len(await everything(client)) >= 10
