@@ -11,8 +11,13 @@
 ``mix``         people who behave: does everything work for everyone at once, and how does it feel?
 ``soak``        the same for hours: does anything grow that should not?
 ``commits``     what does it cost to store a reaction or a line, one by one and by group commit?
+``growth``      does a delivery cost the same, and a connection weigh the same, however many there are?
+``peers``       the same question to others, by the same client, taking turns
+``capacity``    how much of everything do 10 thousand, 100 thousand and a million people need?
+``report``      one page of any number of results, and what changed between them
 
-Each is ``python -m bench NAME``, against a server that it starts or, with ``--url``, against one that runs.
+Each is ``python -m bench NAME``, against a server that it starts or, with ``--url``, against one that runs; ``--json`` keeps
+what was found.
 
 The rules of all of them
     The rate is open-loop: each event has its moment, its latency counts from that moment, and what is sent late is

@@ -10,16 +10,36 @@ from typing import Any
 import click
 import uvloop
 
-from bench import chat, commits, connects, fanout, http, idle, mix, peers, presence, reactions, soak, storm
+from bench import (
+    capacity,
+    chat,
+    commits,
+    connects,
+    fanout,
+    growth,
+    http,
+    idle,
+    mix,
+    peers,
+    presence,
+    reactions,
+    soak,
+    storm,
+)
 from bench.asking import data_option, kept_option, question_options, site_options, split
+from bench.costs import costs_from
 from bench.ground import opened
 from bench.peers import compare
 from bench.report import write_page
-from bench.result import Result, described, write
+from bench.result import Result, described, read, write
 from bench.roomlog import Unexpected
+from bench.turns import lock_option
 
 SCENARIOS = (fanout, chat, reactions, presence, connects, storm, idle, http, mix, soak)
 """Modules with a `Question` and an ``ask(question, ground)``; the docstring of each is its question in words."""
+
+RESULTS = Path(__file__).with_name("results")
+"""Results that are kept with the code."""
 
 
 @click.group(context_settings={"show_default": True})
@@ -56,11 +76,7 @@ def commits_command(database_url: str | None, data: Path, kept: Path | None, **a
 @main.command("peers", help=inspect.cleandoc(peers.__doc__ or ""))
 @question_options(compare.Question)
 @site_options
-@click.option(
-    "--lock",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Hold this file's lock during each turn, so that others on the machine can wait.",
-)
+@lock_option
 @click.option(
     "--table",
     "to",
@@ -74,6 +90,26 @@ def peers_command(*, lock: Path | None, to: Path | None, kept: Path | None, **op
     _tell(result, kept)
     if to is not None:
         to.write_text(compare.markdown(result), "utf-8")
+
+
+@main.command("growth", help=inspect.cleandoc(growth.__doc__ or ""))
+@question_options(growth.Question)
+@site_options
+@lock_option
+@kept_option
+def growth_command(*, lock: Path | None, kept: Path | None, **options: Any) -> None:
+    site, own = split(options)
+    _tell(growth.ask(growth.Question(**own), site, lock), kept)
+
+
+@main.command("capacity", help=inspect.cleandoc(capacity.__doc__ or ""))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@question_options(capacity.Question)
+@kept_option
+def capacity_command(*, files: tuple[Path, ...], kept: Path | None, **own: Any) -> None:
+    chosen = files or sorted(RESULTS.glob("*.json"))
+    costs = costs_from({file.stem: read(file) for file in chosen})
+    _tell(capacity.ask(capacity.Question(**own), costs), kept)
 
 
 @main.command()

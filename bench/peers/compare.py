@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +25,7 @@ from bench.result import Figure, Plot, Result, Table, new_result
 from bench.roomlog import Unexpected
 from bench.team import Team, employed
 from bench.tongue import Looprooms, Seat, Tongue
+from bench.turns import holding
 
 _IDLE_SECONDS = 1.0
 OURS = "LOOPROOMS, cues"
@@ -103,7 +102,7 @@ def ask(question: Question, site: Site, lock: Path | None) -> Result:
                 peer = by_name.get(name)
                 if not record.missing:
                     try:
-                        with _held(lock):
+                        with holding(lock):
                             _turn(question, rates, ground, workshop, name, peer, record)
                     except (Missing, Unexpected) as reason:
                         record.missing = str(reason)
@@ -115,16 +114,6 @@ def ask(question: Question, site: Site, lock: Path | None) -> Result:
 
 def _wanted(name: str, only: str) -> bool:
     return not only or any(part.strip().lower() in name.lower() for part in only.split(","))
-
-
-@contextmanager
-def _held(lock: Path | None) -> Iterator[None]:
-    if lock is None:
-        yield
-        return
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _turn(
