@@ -53,10 +53,10 @@ def worker(descriptor: int) -> None:
 @main.command()
 def migrate() -> None:
     """Bring the database up to date (DATABASE_URL, or the embedded one)."""
-    from server import serving
+    from server import operating, serving
 
     try:
-        applied = serving.migrate_now(_loaded({}).settings)
+        applied = operating.bring_up_to_date(_loaded({}).settings)
     except serving.CannotStart as reason:
         _give_up(str(reason))
     for name in applied:
@@ -69,10 +69,10 @@ def migrate() -> None:
 @click.option("--demo-password", help="Let one sign in as the demo people with this. Without it nobody can.")
 def seed(*, demo_password: str | None) -> None:
     """Put the categories, demo people and demo looprooms into the database. Twice is once."""
-    from server import serving
+    from server import operating, serving
 
     try:
-        serving.seed_now(_loaded({}).settings, demo_password)
+        operating.put_demo_in(_loaded({}).settings, demo_password)
     except serving.CannotStart as reason:
         _give_up(str(reason))
     click.echo("Categories, demo people and looprooms are there.")
@@ -83,10 +83,10 @@ def seed(*, demo_password: str | None) -> None:
 @click.option("--data-dir", help="Folder of the embedded stores.")
 def jobs(*, retry: str | None, data_dir: str | None) -> None:
     """Show which jobs wait, and which are dead and why."""
-    from server import serving
+    from server import operating, serving
 
     try:
-        said = serving.jobs_now(_loaded({"data_dir": data_dir}).settings, retry)
+        said = operating.look_at_jobs(_loaded({"data_dir": data_dir}).settings, retry)
     except serving.CannotStart as reason:
         _give_up(str(reason))
     for line in said or ["Nothing waits, and nothing is dead."]:
@@ -98,10 +98,10 @@ def jobs(*, retry: str | None, data_dir: str | None) -> None:
 @click.option("--data-dir", help="Folder of the embedded stores.")
 def invite(address: str, data_dir: str | None) -> None:
     """Invite ADDRESS to make an account: a running server mails a link, which is good for thirty days. Again sends another one."""
-    from server import serving
+    from server import operating, serving
 
     try:
-        serving.invite_now(_loaded({"data_dir": data_dir}).settings, address)
+        operating.send_invitation(_loaded({"data_dir": data_dir}).settings, address)
     except serving.CannotStart as reason:
         _give_up(str(reason))
     click.echo("The invitation is on its way, as soon as a server runs.")
@@ -140,10 +140,10 @@ def role(address: str, role: str, data_dir: str | None) -> None:
     """
     loaded = _loaded({"data_dir": data_dir}).settings
     from protocol.moderation import Role
-    from server import serving
+    from server import operating, serving
 
     try:
-        changed = serving.role_now(loaded, address, Role(role))
+        changed = operating.give_role(loaded, address, Role(role))
     except serving.CannotStart as reason:
         _give_up(str(reason))
     click.echo(f"They are {role} now." if changed else f"They were {role} already.")
@@ -162,10 +162,10 @@ def reseal(*, new_key: bool, data_dir: str | None) -> None:
 
     The server does the same when it starts, and need not be stopped for this where its stores are not embedded.
     """
-    from server import serving
+    from server import operating, serving
 
     try:
-        click.echo(serving.reseal_now(_loaded({"data_dir": data_dir}).settings, new_key=new_key))
+        click.echo(operating.seal_anew(_loaded({"data_dir": data_dir}).settings, new_key=new_key))
     except serving.CannotStart as reason:
         _give_up(str(reason))
 
@@ -244,10 +244,10 @@ def payments() -> None:
 )
 def reconcile(*, days: float) -> None:
     """Repair what was missed of the payment provider's words. It is done every night, too; twice is once."""
-    from server import serving
+    from server import operating, serving
 
     try:
-        found = serving.reconcile_now(_loaded({}).settings, days)
+        found = operating.compare_payments(_loaded({}).settings, days)
     except serving.CannotStart as reason:
         _give_up(str(reason))
     click.echo(

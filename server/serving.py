@@ -18,30 +18,23 @@ import click
 import msgspec
 import uvloop
 
-from protocol.moderation import Role
 from protocol.refusals import Refused
+from server.gateways.mail import FolderMailer
 from server.gateways.standin.embedded import pretending
-from server.http.auth import normalised_email
-from server.keys import DEMO_PASSWORD, SEALING_KEYS, SIGNING_KEYS, kept, put_first
+from server.keys import DEMO_PASSWORD, SEALING_KEYS, SIGNING_KEYS, kept
 from server.keys import new_key as make_key
 from server.listening import PortError, allow_files, listen
 from server.logs import start_logging
-from server.node import Node, serve_node
+from server.node import serve_node
 from server.passwords import Passwords
-from server.person_events import publish_once
-from server.resealing import seal_all, told
 from server.settings import DEFAULTS, Settings, variable
-from server.subscriptions import Reconciled, reconcile
 from server.workers import READY, WorkerFailed, Workers
-from storage import jobs, waitlist
 from storage.demo import MEMBER, PEOPLE, add_demo
 from storage.embedded import DataFolder, InUseError, Server, StartError
-from storage.moderation import set_role
 from storage.postgres.embedded import EmbeddedPostgres
 from storage.postgres.migrations import MigrationError, migrate
 from storage.postgres.pool import open_pool
 from storage.redis.embedded import EmbeddedValkey
-from storage.resealing import fields_by_key
 from storage.sealing import BrokenSeal, open_sealer
 
 ResultT = TypeVar("ResultT")
@@ -56,151 +49,25 @@ class CannotStart(Exception):  # noqa: N818 - a sentence for the operator
 def serve(settings: Settings) -> int:
     """Run the server until it is told to stop; return the exit code. Raises `CannotStart`."""
     start_logging(settings.log_level, settings.log_format)
-    return _run(_serve(settings))
+    return run(_serve(settings))
 
 
 def work(descriptor: int) -> int:
     """Run one node on an inherited socket, for `server.workers`; return the exit code. Raises `CannotStart`."""
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
     start_logging(settings.log_level, settings.log_format)
-    return _run(_work(settings, socket.socket(fileno=descriptor)))
+    return run(_work(settings, socket.socket(fileno=descriptor)))
 
 
-def migrate_now(settings: Settings) -> list[str]:
-    """Bring the database up to date; return the names of what was applied. Raises `CannotStart`."""
-
-    async def bring_up() -> list[str]:
-        async with _stores(settings, redis=False) as (completed, _):
-            return await _migrated(completed)
-
-    return _run(bring_up())
-
-
-def seed_now(settings: Settings, password: str | None) -> None:
-    """Put the demo into the database. Without `password` nobody can sign in as its people. Raises `CannotStart`."""
-
-    async def put_in() -> None:
-        async with _stores(settings, redis=False) as (completed, _):
-            await _migrated(completed)
-            await _seed(completed, password or secrets.token_urlsafe(32), renew=password is not None)
-
-    _run(put_in())
-
-
-def reseal_now(settings: Settings, *, new_key: bool) -> str:
-    """Seal all personal fields under the newest key; return what became of them. Raises `CannotStart`.
-
-    `new_key` makes one first, where the keys are kept in the data folder.
-    """
-
-    async def seal() -> str:
-        async with _stores(settings, redis=False) as (completed, folder):
-            if new_key:
-                if folder is None or settings.sealing_keys:
-                    raise CannotStart(f"A new key goes into {variable('sealing_keys')}, first of the list.")
-                completed = msgspec.structs.replace(
-                    completed, sealing_keys=tuple(put_first(folder / SEALING_KEYS, make_key()))
-                )
-            await _migrated(completed)
-            pool = await open_pool(completed.database_url, size=2, application_name="looprooms keys reseal")
-            try:
-                sealed = await seal_all(pool, await open_sealer(pool, completed.sealing_keys))
-                return told(sealed, await fields_by_key(pool), completed.sealing_keys)
-            finally:
-                await pool.close()
-
-    return _run(seal())
-
-
-def role_now(settings: Settings, address: str, role: Role) -> bool:
-    """Give the person with an address a role; say whether that changed anything. Raises `CannotStart`."""
-
-    async def change() -> bool:
-        async with _stores(settings, running=True) as (completed, _):
-            await _migrated(completed)
-            pool = await open_pool(completed.database_url, size=2, application_name="looprooms role")
-            try:
-                sealer = await open_sealer(pool, completed.sealing_keys)
-                told = await set_role(pool, sealer, normalised_email(address), role)
-            except Refused as refused:
-                if refused.code.retryable:
-                    raise
-                raise CannotStart(refused.message) from None
-            finally:
-                await pool.close()
-            await publish_once(completed.redis_url, told)
-            return bool(told)
-
-    return _run(change())
-
-
-def invite_now(settings: Settings, address: str) -> None:
-    """Invite somebody by a letter, which a running server sends. Raises `CannotStart`."""
-    try:
-        email = normalised_email(address)
-    except Refused as refused:
-        raise CannotStart(refused.message) from None
-
-    async def invite() -> None:
-        async with _stores(settings, redis=False, running=True) as (completed, _):
-            await _migrated(completed)
-            pool = await open_pool(completed.database_url, size=2, application_name="looprooms invite")
-            try:
-                await waitlist.invite(pool, await open_sealer(pool, completed.sealing_keys), email)
-            finally:
-                await pool.close()
-
-    _run(invite())
-
-
-def reconcile_now(settings: Settings, days: float) -> Reconciled:
-    """Compare everything that is paid with the payment provider. Raises `CannotStart`."""
-
-    async def compare() -> Reconciled:
-        async with _stores(settings) as (completed, folder):
-            await _migrated(completed)
-            async with pretending(completed, None if settings.database_url else folder) as paid:
-                node = await Node.open(paid)
-                try:
-                    if node.cards is None:
-                        raise CannotStart(
-                            f"Nothing is paid here: {variable('stripe_secret_key')} is not set."
-                        )
-                    return await reconcile(node, node.cards, days=days)
-                except Refused as refused:
-                    raise CannotStart(f"It is not finished: {refused.message}") from None
-                finally:
-                    await node.aclose()
-
-    return _run(compare())
-
-
-def jobs_now(settings: Settings, retry: str | None) -> list[str]:
-    """Have the dead jobs of a kind tried anew, if one is named; say what waits and what is dead. Raises `CannotStart`."""
-
-    async def look() -> list[str]:
-        async with _stores(settings, redis=False, running=True) as (completed, _):
-            await _migrated(completed)
-            pool = await open_pool(completed.database_url, size=2, application_name="looprooms jobs")
-            try:
-                said = [f"{await jobs.revive(pool, retry)} of {retry} are tried anew"] if retry else []
-                counts, dead = await jobs.count(pool), await jobs.dead(pool)
-            finally:
-                await pool.close()
-        said += [f"{kind}: {one.waiting} waiting" for kind, one in counts.items() if one.waiting]
-        return said + [f"{one.kind}: {one.jobs} dead, {one.reason}" for one in dead]
-
-    return _run(look())
-
-
-def _run(work: Awaitable[ResultT]) -> ResultT:
+def run(work: Awaitable[ResultT]) -> ResultT:
+    """Do `work` in a loop of its own, and return what comes of it. Raises `CannotStart` for what an operator can mend."""
     allow_files()
 
-    async def run() -> ResultT:
+    async def running() -> ResultT:
         return await work
 
     try:
-        return uvloop.run(run())
+        return uvloop.run(running())
     except (StartError, MigrationError, PortError, WorkerFailed) as error:
         raise CannotStart(str(error)) from None
     except BrokenSeal as broken:
@@ -223,8 +90,8 @@ async def _serve(settings: Settings) -> int:
 
     stop = _stop_on_signals(hurry)
     sockets = listen(settings.host, settings.port, settings.workers)
-    async with _stores(settings) as (completed, folder):
-        await _migrated(completed)
+    async with stores(settings) as (completed, folder):
+        await migrated(completed)
         embedded = None if settings.database_url else folder
         password = None if embedded is None else await _seeded(completed, embedded)
 
@@ -274,7 +141,7 @@ def _stop_on_signals(hurry: Callable[[], None]) -> asyncio.Event:
 
 
 @asynccontextmanager
-async def _stores(
+async def stores(
     settings: Settings, *, redis: bool = True, running: bool = False
 ) -> AsyncIterator[tuple[Settings, Path | None]]:
     """Run the stores that are not elsewhere until the block ends; give the settings completed, and the data folder if any.
@@ -338,7 +205,7 @@ async def _running(servers: Sequence[Server]) -> AsyncIterator[None]:
         await asyncio.gather(*(server.stop() for server in servers))
 
 
-async def _migrated(settings: Settings) -> list[str]:
+async def migrated(settings: Settings) -> list[str]:
     try:
         return await migrate(settings.database_url)
     except TimeoutError:
@@ -348,11 +215,11 @@ async def _migrated(settings: Settings) -> list[str]:
 async def _seeded(settings: Settings, folder: Path) -> str:
     """Put the demo in, and return the password of its people, which is made once."""
     lines, new = kept(folder / DEMO_PASSWORD, lambda: f"calm-{secrets.token_hex(4)}")
-    await _seed(settings, lines[0], renew=new)
+    await seed(settings, lines[0], renew=new)
     return lines[0]
 
 
-async def _seed(settings: Settings, password: str, *, renew: bool) -> None:
+async def seed(settings: Settings, password: str, *, renew: bool) -> None:
     pool = await open_pool(settings.database_url, size=2)
     try:
         sealer = await open_sealer(pool, settings.sealing_keys)
@@ -371,6 +238,10 @@ def _announcement(settings: Settings, folder: Path | None, password: str | None)
     lines += [f"  HTTP        {http}", f"  websocket   {place}", f"  documents   {http}/docs"]
     if folder is not None:
         lines.append(f"  data        {folder}")
+    if not settings.smtp_url:
+        lines.append(
+            f"  mail        {FolderMailer.place(settings.data_dir)} (nothing is sent; the links are in the log)"
+        )
     if password is not None:
         others = ", ".join(f"{person.email} ({_standing(person.role, person.tier)})" for person in PEOPLE[1:])
         lines += ["", f"  demo sign-in  {MEMBER.email}, password {password}", f"  the same for  {others}"]

@@ -77,7 +77,7 @@ def open_mailer(settings: Settings) -> Mailer:
     """Return what sends mails by these settings."""
     if settings.smtp_url:
         return SmtpMailer(settings.smtp_url, settings.mail_from)
-    return FolderMailer(Path(settings.data_dir) / "mail", settings.mail_from)
+    return FolderMailer(FolderMailer.place(settings.data_dir), settings.mail_from)
 
 
 class SmtpMailer:
@@ -136,6 +136,11 @@ class FolderMailer:
     def __init__(self, folder: Path, sender: str) -> None:
         self._folder = folder
         self._sender = sender
+
+    @staticmethod
+    def place(data_dir: str) -> Path:
+        """Return the folder, in the data folder."""
+        return Path(data_dir) / "mail"
 
     async def send(self, mail: Mail) -> None:
         """Write `mail`. Raises `Unsent` when the folder can't be written."""
