@@ -121,6 +121,7 @@ async function connect() {
   await new Promise((opened, failed) => { socket.addEventListener("open", opened); socket.addEventListener("error", failed); });
   const welcome = await call("hello", { token });
   if (welcome.type !== "welcome") throw new Error(welcome.message);
+  stand(welcome.person.subscription);
   const listed = await call("room.list", { limit: 100 });
   for (const room of listed.rooms.filter((one) => one.premium)) await enter(room);
   show("rooms", rooms.size > 0);
@@ -137,7 +138,6 @@ async function resume() {
 
 async function begin() {
   show("sign-in", false);
-  stand(await ask("GET", "/payments/subscription"));
   await connect();
 }
 
@@ -164,6 +164,7 @@ async function start() {
   show("off", found.plans.length === 0);
   found.plans.forEach(offer);
   if (location.search === "?paid") say("Thank you. It counts as soon as the payment is confirmed, in a moment.");
+  history.replaceState(null, "", "/pay");
   try { await resume(); } catch { token = ""; show("sign-in", true); }
 }
 
