@@ -88,6 +88,12 @@ class _NodeCollector(Collector):
                 "Events read from Postgres because Redis lost them.",
                 node.subscriptions.healed,
             ),
+            (
+                "person_events_healed",
+                "Events of persons read from Postgres because Redis lost them.",
+                node.person_events.healed,
+            ),
+            ("subscriptions_ended", "Subscriptions that ended by this node's clock.", node.expiry.ended),
             ("replayed", "Events replayed to clients that came back.", node.replayed),
             ("snapshots", "Positions that could not be replayed.", node.snapshots),
             ("shed_passing", "Passing frames dropped for slow clients.", hub.shed_passing),
@@ -99,6 +105,13 @@ class _NodeCollector(Collector):
             ("sessions_refused", "Sessions told to come back later.", node.admission.refused),
         ):
             yield self._counter(name, meaning, value)
+        yield self._gauge("persons", "Persons whose events are heard.", len(node.person_events))
+        yield self._gauge("previews", "Previews of premium rooms that run.", len(node.previews))
+        yield self._gauge(
+            "payments_away",
+            "1 while the payment provider is left alone, because it does not answer.",
+            int(node.cards is not None and node.cards.away),
+        )
         yield from self._jobs()
         yield self._gauge(
             "provider_away",

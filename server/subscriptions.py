@@ -7,6 +7,7 @@ Word of the provider may be lost, so nothing depends on it alone: what ends by i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,7 @@ from storage import jobs, subscriptions
 from storage.jobs import Job, Periodic
 from storage.payment_objects import CheckoutObject, SubscriptionObject
 from storage.postgres.pool import answering
+from storage.subscriptions import ForgetCustomers
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -104,6 +106,16 @@ async def _present(node: Node, found: SubscriptionObject, asked: int) -> bool:
         )
     node.person_events.publish(sighting.told)
     return bool(sighting.told)
+
+
+@performs(ForgetCustomers, attempts=20)
+async def forget_customers(node: Node, job: ForgetCustomers) -> None:
+    """Let the provider end what somebody paid for who has left."""
+    if node.cards is None:
+        raise GiveUp("nothing is paid here")
+    for customer in job.customers:
+        with contextlib.suppress(Gone):
+            await node.cards.forget(customer)
 
 
 # What our own clock says.

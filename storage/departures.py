@@ -27,6 +27,7 @@ from storage.jobs import Job, enqueue
 from storage.postgres.pool import Connection, Pool, answering
 from storage.reactions import Total
 from storage.sealing import Sealer
+from storage.subscriptions import leave_provider
 
 LEAVE_SECONDS: Final = 30.0
 """How long a statement may take that removes all that somebody has in a table."""
@@ -125,7 +126,7 @@ class Departure(Job, tag="person.leave"):
 
 
 Leave = Callable[[Connection, Sealer, UserId], Awaitable[None]]
-LEAVES: Final[tuple[Leave, ...]] = (revoke_provider_tokens,)
+LEAVES: Final[tuple[Leave, ...]] = (revoke_provider_tokens, leave_provider)
 """What other domains do in the transaction, while the person is still there: have something done outside, by a job."""
 
 

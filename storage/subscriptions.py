@@ -19,10 +19,12 @@ from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
 from protocol.subscriptions import Reason, Subscription, SubscriptionChanged, SubscriptionStatus, Tier
 from storage.entitlements import Seen, Standing, newer, standing, tied
+from storage.jobs import Job, enqueue
 from storage.payment_objects import USER, SubscriptionObject
 from storage.person_events import NewEvent, Told, append
 from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
+from storage.sealing import Sealer
 
 STANDING: Final = """
     u.tier::text as tier, sub.status::text as status, (extract(epoch from sub.until) * 1000)::bigint as until,
@@ -121,6 +123,12 @@ select extract(epoch from min(changes_at))::float8 from subscriptions
 """
 
 
+class ForgetCustomers(Job, tag="customers.forget"):
+    """Somebody has left for good: the provider ends what they pay for, and forgets them."""
+
+    customers: list[str]
+
+
 class Sighting(Struct, frozen=True):
     """What came of looking at a state. With `unsure` its place in time is a guess: ask the provider for the present one."""
 
@@ -184,6 +192,13 @@ async def drop_customer(pool: Pool, customer: str) -> None:
     """Forget a customer whom the provider does not have any more."""
     async with answering(pool) as connection:
         await connection.execute(DROP_CUSTOMER, customer)
+
+
+async def leave_provider(connection: Connection, sealer: Sealer, user: UserId) -> None:  # noqa: ARG001 - as all are called
+    """Have the provider forget somebody who leaves, in the transaction in which they do: nobody pays for what is gone."""
+    customers = [row["id"] for row in await connection.fetch(CUSTOMERS_OF, user)]
+    if customers:
+        await enqueue(connection, ForgetCustomers(customers=customers))
 
 
 async def owner_of(connection: Connection, customer: str | None, metadata: dict[str, str]) -> UserId | None:

@@ -183,3 +183,35 @@ async def test_redis_is_away(host: Host, valkey: Valkey) -> None:
     async with asyncio.timeout(15):
         while (await figures(host))["broker_healthy"] == 1:  # noqa: ASYNC110 - asking is the only way
             await asyncio.sleep(0.05)
+
+
+async def test_who_pays(host: Host, pool: Pool) -> None:
+    """Persons whose events are heard, previews that run, subscriptions that ended by the clock; nobody is asked for it."""
+    premium = await make_room(pool, "premium", preview=60)
+    names = (
+        "persons",
+        "previews",
+        "payments_away",
+        "person_events_healed_total",
+        "subscriptions_ended_total",
+    )
+    assert [(await figures(host))[name] for name in names] == [0, 0, 0, 0, 0]
+    ada = await visit(host, "Ada", premium)
+    assert [(await figures(host))[name] for name in names] == [1, 1, 0, 0, 0]
+    await pool.execute("update users set tier = 'PREMIUM_MONTHLY' where id = $1", ada.person.id)
+    body = (
+        '{"id":"sub_1","customer":"cus_1","status":"active","created":1,"cancel_at":2,'
+        '"items":{"data":[{"price":{"id":"p","metadata":{"looprooms_tier":"PREMIUM_MONTHLY"}}}]}}'
+    )
+    await pool.execute(
+        "insert into payment_subscriptions (id, user_id, seen_at, body) values ('sub_1', $1, 1, $2::text::jsonb)",
+        ada.person.id,
+        body,
+    )
+    await pool.execute(
+        "insert into subscriptions (user_id, tier, status, until, renews, reason, changes_at) "
+        "values ($1, 'PREMIUM_MONTHLY', 'CANCELED', now(), false, 'canceled', now())",
+        ada.person.id,
+    )
+    await until(lambda: any(message["type"] == "subscription.changed" for message in ada.heard))
+    assert (await figures(host))["subscriptions_ended_total"] == 1

@@ -29,8 +29,10 @@ from server.gateways.standin.standin import StandIn, Trouble
 from server.payments import TAKERS, take, takes
 from server.subscriptions import RECONCILED_DAYS, Reconciled, reconcile
 from storage import subscriptions
+from storage.departures import remove_person
 from storage.payment_objects import read_event
 from storage.postgres.pool import Pool
+from storage.subscriptions import ForgetCustomers
 from tests.hosting import make_room
 from tests.http.serving import Site
 from tests.meeting import Guest, until
@@ -455,6 +457,21 @@ async def test_a_reconciliation_that_can_not_ask_says_so(open_shop: Shop) -> Non
     open_shop.stand_in.trouble.append(Trouble("fail", "/v1/subscriptions", times=9))
     with pytest.raises(Exception, match="does not answer"):
         await reconcile(node, node.cards, days=1)
+
+
+async def test_who_leaves_for_good_pays_no_more(open_shop: Shop) -> None:
+    """The provider ends what they paid for and forgets them, even when it could not be asked at once."""
+    ada = await open_shop.guest()
+    subscription = await open_shop.subscribe(ada)
+    await open_shop.stands(ada, *PAID)
+    open_shop.stand_in.trouble.append(Trouble("fail", "/v1/customers", times=2))
+    assert await remove_person(open_shop.pool, open_shop.sites[0].node.stores.sealer, ada.user) is not None
+    await until(lambda: subscription["status"] == "canceled", within=15.0)
+    (customer,) = [one for one in open_shop.stand_in.ledger.objects.values() if one["object"] == "customer"]
+    assert customer["deleted"] is True
+    for table in ("subscriptions", "payment_customers", "payment_subscriptions"):
+        assert await open_shop.pool.fetchval(f"select count(*) from {table}") == 0
+    await domain.forget_customers(open_shop.sites[0].node, ForgetCustomers(customers=[customer["id"]]))
 
 
 async def test_an_event_that_is_not_understood_stops_nobody(open_shop: Shop) -> None:

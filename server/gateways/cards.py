@@ -50,6 +50,10 @@ class CheckoutPage(Struct, frozen=True):
 class Cards(Protocol):
     """What the provider can be asked. All may raise `Refused`: unavailable, key_reused."""
 
+    @property
+    def away(self) -> bool:
+        """Whether it is left alone for a while, because it does not answer."""
+
     async def customer(self, user: UserId, key: str) -> str:
         """Make a customer of a person, once for each key; return its id."""
 
@@ -58,6 +62,9 @@ class Cards(Protocol):
 
     async def portal(self, customer: str, return_url: str) -> str:
         """Return the page on which a customer changes or ends what they have. Raises `Gone`."""
+
+    async def forget(self, customer: str) -> None:
+        """End all that a customer pays for, at once, and forget them. Raises `Gone`."""
 
     async def subscription(self, id: str) -> SubscriptionObject:  # noqa: A002 - the provider's name
         """Return a subscription as it is now. Raises `Gone`."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     StripeClient = stripe.StripeClient
 
 _LOGGER = logging.getLogger("looprooms.stripe")
+# At INFO it logs the address of each request, and ids of customers stand in them.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 TOGETHER: Final = 8
 """Calls under way at a time."""
@@ -55,6 +57,11 @@ class StripeCards:
         self._waiting = 0
         self._prices: dict[str, str] = {}
         self.breaker = Breaker("The payment provider", clock)
+
+    @property
+    def away(self) -> bool:
+        """See `Cards`."""
+        return self.breaker.open
 
     async def customer(self, user: UserId, key: str) -> str:
         """See `Cards`. Nothing personal is told: the address for receipts is asked for at the checkout."""
@@ -97,6 +104,10 @@ class StripeCards:
             )
         )
         return made.url
+
+    async def forget(self, customer: str) -> None:
+        """See `Cards`."""
+        await self._ask(lambda client: client.v1.customers.delete_async(customer))
 
     async def subscription(self, id: str) -> SubscriptionObject:  # noqa: A002 - the provider's name
         """See `Cards`."""

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from server.gateways.standin.billing import Billing
+from server.gateways.standin.billing import OVER, Billing
 from server.gateways.standin.connect import Connect
 from server.gateways.standin.ledger import Ledger, Object
 from server.gateways.standin.problems import StripeProblem
@@ -53,6 +53,16 @@ class Operations:
         )
         self._ledger.tell("customer.created", customer)
         return customer
+
+    def delete_customer(self, _: dict[str, Any], path: dict[str, str]) -> Object:
+        """Forget a customer, and end what they have."""
+        customer = self._ledger.get("customer", path["id"])
+        for subscription in self._ledger.all("subscription", customer=customer["id"]):
+            if subscription["status"] not in OVER:
+                self._billing.cancel(subscription)
+        customer.update(deleted=True, email=None, name=None)
+        self._ledger.tell("customer.deleted", customer)
+        return {"id": customer["id"], "object": "customer", "deleted": True}
 
     def product(self, given: dict[str, Any], _: dict[str, str]) -> Object:
         """Make a product."""

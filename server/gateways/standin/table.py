@@ -39,6 +39,7 @@ def table(operations: Operations) -> list[Operation]:
     """List every operation."""
     return [
         Operation("POST", "/v1/customers", {"email": str, "name": str, "metadata": Map}, operations.customer),
+        Operation("DELETE", "/v1/customers/{id}", {}, operations.delete_customer),
         Operation("POST", "/v1/products", {"name": Required(str), "metadata": Map}, operations.product),
         Operation(
             "POST",
