@@ -3,7 +3,8 @@
 A client says hello with its positions: how far it has come in which rooms, and in which epoch. The cases, each with a test:
 
 1. nothing was missed: the position is recovered, and nothing follows;
-2. up to a window was missed: exactly these events follow, in order, once;
+2. up to a window was missed (so many events, or as many as a room may keep in memory): exactly these follow, in order, once,
+   no faster than they are read;
 3. more was missed: a snapshot that says so, never a replay with a hole in it;
 4. another epoch, because the database was restored or another one: a snapshot;
 5. a position ahead of the room: what this node has not heard of yet is read, once; if the room doesn't reach that far, a
@@ -31,7 +32,6 @@ from protocol.session import Position, Resumed
 from server.hub.connection import Connection, Session
 from server.hub.members import Room
 from server.rooms import Admission, admit, enter, recent_lines
-from storage.redis.publications import Packet
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -87,24 +87,29 @@ async def _open(node: Node, place: Place) -> None:
         place.refused = refused
 
 
-def take_up(node: Node, connection: Connection, place: Place) -> tuple[Resumed, list[Packet]]:
-    """Put a connection back into a room; return what became of its position, and the events that are to follow."""
+def take_up(node: Node, connection: Connection, place: Place) -> Resumed:
+    """Put a connection back into a room; return what became of its position. If it is recovered, `replay` is to follow."""
     position = place.position
     if place.refused is not None or place.active is None or place.admission is None:
         refused = place.refused or Refused(ErrorCode.NOT_FOUND)
-        return Resumed(room=position.room, recovered=False, error=refused.code, message=refused.message), []
+        return Resumed(room=position.room, recovered=False, error=refused.code, message=refused.message)
     active = place.active
     preview = enter(node, connection, active, place.admission)
-    missed = active.replay.since(position.offset) if place.covered else None
-    result = Resumed(
+    place.covered = place.covered and active.replay.covers(position.offset)
+    return Resumed(
         room=position.room,
         id=active.id,
-        recovered=missed is not None,
+        recovered=place.covered,
         epoch=node.stores.epoch,
         offset=active.replay.last,
-        missed=len(missed or ()),
+        missed=active.replay.last - position.offset if place.covered else 0,
         state=node.presence.state(active.id),
-        recent=[] if missed is not None else recent_lines(active),
+        recent=[] if place.covered else recent_lines(active),
         preview_ends_in=preview,
     )
-    return result, missed or []
+
+
+def replay(connection: Connection, place: Place) -> None:
+    """Send what was missed: after the welcome that says so, in the same turn."""
+    if place.active is not None and place.covered and place.active.id in connection.rooms:
+        connection.catch_up(place.active, place.position.offset)

@@ -26,7 +26,6 @@ from protocol.session import (
     Ping,
     Ponged,
     RefreshToken,
-    Resumed,
     RevokeSession,
     SessionRevoked,
     SessionsListed,
@@ -241,14 +240,9 @@ async def _welcome(node: Node, connection: Connection, command: Hello, arrival: 
     connection.session = session
     node.hub.members.signed_in(connection)
     # From here to the end without a wait: the snapshot, the replay and what follows must join on exactly.
-    resumed: list[Resumed] = []
     person, packets = _stand(arrival, command.person)
-    replays = [packets]
-    for place in places:
-        result, packets = resume.take_up(node, connection, place)
-        resumed.append(result)
-        replays.append(packets)
-    node.replayed += sum(map(len, replays))
+    resumed = [resume.take_up(node, connection, place) for place in places]
+    node.replayed += len(packets) + sum(result.missed for result in resumed)
     node.snapshots += sum(1 for result in resumed if not result.recovered)
     connection.send(
         Welcome(
@@ -263,9 +257,10 @@ async def _welcome(node: Node, connection: Connection, command: Hello, arrival: 
             person=person,
         )
     )
-    for packets in replays:
-        connection.replay(packets)
-    if any(packet.kind is Kind.SESSION and packet.offset > live.person_last for packet in replays[0]):
+    connection.replay(packets)
+    for place in places:
+        resume.replay(connection, place)
+    if any(packet.kind is Kind.SESSION and packet.offset > live.person_last for packet in packets):
         node.announcements.look(Changed(sessions=[session.id]))
 
 

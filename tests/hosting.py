@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +12,7 @@ from uuid import UUID, uuid4
 
 from protocol.client import Client, connect
 from protocol.envelope import Person, RoomId, SessionId, UserId
+from server.listening import listen
 from server.node import serve_node
 from server.settings import Settings
 from server.tokens import Tokens
@@ -86,11 +86,7 @@ async def make_room(
 @asynccontextmanager
 async def hosting(database_url: str, redis_url: str, pool: Pool, **settings: object) -> AsyncIterator[Host]:
     """Run a node until the block ends."""
-    listener = socket.socket(
-        proto=socket.IPPROTO_TCP
-    )  # without it asyncio leaves Nagle's algorithm on: 40 ms an answer
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(100)
+    (listener,) = listen("127.0.0.1", 0)
     listener.setblocking(False)
     port = listener.getsockname()[1]
     folder = Path(tempfile.mkdtemp(prefix="lr-"))

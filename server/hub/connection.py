@@ -22,6 +22,7 @@ from protocol.envelope import Command, Message, Person, RoomId, SessionId, UserI
 from protocol.frames import deflated_frame, server_frame
 from protocol.session import Shed, TokenExpiring
 from server.hub import handshake
+from server.hub.backlog import Backlog
 from server.hub.fanout import frames
 from server.hub.limits import Bucket
 from server.hub.members import Dialect, Room
@@ -97,6 +98,7 @@ class Connection(asyncio.Protocol):
         "_read_holds",
         "_silence",
         "alone",
+        "backlog",
         "bucket",
         "clean",
         "codec",
@@ -120,6 +122,8 @@ class Connection(asyncio.Protocol):
         self.dialect = Dialect.JSON
         self.outbox: Outbox | None = None
         """Only while the transport takes no more, and from the beginning of the end on."""
+        self.backlog: Backlog | None = None
+        """Only while something of the past of its rooms is still to be sent."""
         self.clean = False
         """Whether the client said goodbye (close code 1000)."""
         self.queue: deque[Command[Any]] = deque()
@@ -220,14 +224,20 @@ class Connection(asyncio.Protocol):
             room.changed()
         if data := outbox.take():
             self.write(data)
-        if outbox.passing or outbox.stale:
-            self._hub.shed_passing += outbox.passing
-            self._hub.shed_latest += len(outbox.stale)
-            self.send(Shed(passing=outbox.passing, latest=len(outbox.stale)))
-            for room_id in outbox.stale & self.rooms.keys():
-                self._hub.refresh(self, room_id)
-        if self.outbox is None:  # else what waited was too much for the transport
+        self._catch_up()
+        self._tell_of_shed(outbox)
+        if self.outbox is None:
             self.release_reading("writing")
+
+    def _tell_of_shed(self, before: Outbox) -> None:
+        if self.outbox is not None:  # what waited was too much for the transport
+            self.outbox.inherit(before)
+        elif before.passing or before.stale:
+            self._hub.shed_passing += before.passing
+            self._hub.shed_latest += len(before.stale)
+            self.send(Shed(passing=before.passing, latest=len(before.stale)))
+            for room_id in before.stale & self.rooms.keys():
+                self._hub.refresh(self, room_id)
 
     # What the wheel calls.
 
@@ -315,8 +325,26 @@ class Connection(asyncio.Protocol):
         if packets:
             self._must(frames(packets, self.dialect))
 
+    def catch_up(self, room: Room, offset: int) -> None:
+        """Send what `room` says after `offset`: from its memory, no faster than it is read, until that is the present."""
+        backlog = self.backlog = self.backlog or Backlog()
+        backlog.begin(room, offset)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        while self.backlog and self.outbox is None and self.open:
+            packets = self.backlog.take()
+            if packets is None:
+                self.close(CloseCode.SLOW)
+            else:
+                self.replay(packets)
+        if not self.backlog:
+            self.backlog = None
+
     def hold(self, room: Room, packets: list[Packet]) -> None:
-        """Take what a room says while the transport takes no more: keep, count or conflate by class."""
+        """Take what a room says while not all of it is written: keep, count, conflate or leave it to the backlog by class."""
+        if self.backlog and room in self.backlog:
+            packets = [packet for packet in packets if packet.kind not in (Kind.LINE, Kind.DURABLE)]
         outbox = self.outbox
         if outbox is None:  # caught up since the audience was made
             self.replay(packets)

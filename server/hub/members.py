@@ -55,8 +55,15 @@ class Room:
     def audience(self) -> Audience:
         """Who is to be written to, and how."""
         if self._audience is None:
-            self._audience = Audience(self.connections)
+            self._audience = Audience(self)
         return self._audience
+
+    @property
+    def framed(self) -> int:
+        """The offset of the newest event that is on its way to those who are here; later ones are pending."""
+        return (
+            min((packet.offset for packet in self.pending if packet.offset), default=self.replay.last + 1) - 1
+        )
 
 
 class Audience:
@@ -64,13 +71,14 @@ class Audience:
 
     __slots__ = ("elsewhere_too", "lagging", "writes")
 
-    def __init__(self, connections: set[Connection]) -> None:
+    def __init__(self, room: Room) -> None:
         writes: defaultdict[Dialect, list[Write]] = defaultdict(list)
         self.elsewhere_too: list[Connection] = []
         """In more than one room: their frames of a turn are joined over the rooms."""
         self.lagging: list[Connection] = []
-        for connection in connections:
-            if connection.outbox is not None:
+        """Do not take all that is said as it is said."""
+        for connection in room.connections:
+            if connection.outbox is not None or (connection.backlog and room in connection.backlog):
                 self.lagging.append(connection)
             elif len(connection.rooms) > 1:
                 self.elsewhere_too.append(connection)
@@ -123,6 +131,7 @@ class Members:
         """Add a connection to a room's audience."""
         room.connections.add(connection)
         connection.rooms[room.id] = room
+        self._up_to_date(connection, room)
         self._changed(connection)
 
     def leave(self, connection: Connection, room: Room) -> None:
@@ -130,7 +139,12 @@ class Members:
         room.connections.discard(connection)
         connection.rooms.pop(room.id, None)
         room.changed()
+        self._up_to_date(connection, room)
         self._changed(connection)
+
+    def _up_to_date(self, connection: Connection, room: Room) -> None:
+        if connection.backlog is not None:
+            connection.backlog.forget(room)
 
     def _changed(self, connection: Connection) -> None:
         for room in connection.rooms.values():

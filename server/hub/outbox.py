@@ -47,3 +47,8 @@ class Outbox:
         """Return what must be delivered, in order, and keep nothing of it."""
         frames, self._frames, self.size = self._frames, [], 0
         return b"".join(frames)
+
+    def inherit(self, before: Outbox) -> None:
+        """Take over what the outbox before this one has left out and told nobody."""
+        self.passing += before.passing
+        self.stale |= before.stale

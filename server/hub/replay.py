@@ -7,6 +7,7 @@ says what is missing, and whoever owns it fetches that from Postgres and offers 
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -88,12 +89,21 @@ class Replay:
             return self.last + 1, self._ahead
         return None
 
-    def since(self, offset: int) -> list[Packet] | None:
-        """Return the events after `offset`, or None when not all of them are kept here."""
-        if offset < self.first - 1 or offset > self.last:
+    def covers(self, offset: int) -> bool:
+        """Say whether every event after `offset` is kept here."""
+        return self.first - 1 <= offset <= self.last
+
+    def since(self, offset: int, most: int = sys.maxsize) -> list[Packet] | None:
+        """Return the events after `offset`, as many as begin within `most` bytes of JSON; None when not all are kept here."""
+        if not self.covers(offset):
             return None
-        missed = self.last - offset
-        return [self._renewed(index) for index in range(len(self.packets) - missed, len(self.packets))]
+        found: list[Packet] = []
+        for index in range(len(self.packets) - (self.last - offset), len(self.packets)):
+            if most <= 0:
+                break
+            found.append(self._renewed(index))
+            most -= len(found[-1].json)
+        return found
 
     def prepend(self, packets: Sequence[Packet]) -> None:
         """Add older events (without gaps) that end just before `first`; what does not join on, or fit in, is left out.

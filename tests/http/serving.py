@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import os
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from starlette.applications import Starlette
 
 from server.http.app import create_app
 from server.http.connection import HttpConnection
+from server.listening import listen
 from server.node import Node
 from server.passwords import Passwords
 from server.settings import Settings
@@ -87,9 +87,7 @@ async def serving(settings: Settings, http: type[HttpConnection] = HttpConnectio
     """Run a node with its port."""
     node = await Node.open(settings)
     app = create_app(node)
-    listener = socket.socket(proto=socket.IPPROTO_TCP)  # see tests/hosting.py
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(100)
+    (listener,) = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     server = _Server(
         uvicorn.Config(
