@@ -6,7 +6,7 @@ from typing import Any, Union, get_args
 
 import msgspec
 
-from protocol import chat, moderation, presence, reactions, rooms, session, subscriptions
+from protocol import chat, moderation, people, presence, reactions, rooms, session, subscriptions
 from protocol.envelope import Answer, Command, Error, Event
 
 JSON_SUBPROTOCOL = "looprooms.v1+json"
@@ -20,6 +20,7 @@ AnyCommand = Union[  # noqa: UP007
     reactions.Commands,
     subscriptions.Commands,
     moderation.Commands,
+    people.Commands,
 ]
 AnyAnswer = Union[  # noqa: UP007
     session.Answers,
@@ -29,6 +30,7 @@ AnyAnswer = Union[  # noqa: UP007
     reactions.Answers,
     subscriptions.Answers,
     moderation.Answers,
+    people.Answers,
     Error,
 ]
 AnyEvent = Union[  # noqa: UP007
@@ -38,6 +40,7 @@ AnyEvent = Union[  # noqa: UP007
     chat.Events,
     subscriptions.Events,
     moderation.Events,
+    people.Events,
 ]
 AnyReply = Union[AnyAnswer, AnyEvent]  # noqa: UP007
 

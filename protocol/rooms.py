@@ -82,7 +82,7 @@ class RoomJoined(Answer, tag="room.joined", kw_only=True):
 
     `online` to `typing` mean what they mean in `protocol.presence.RoomState`. `recent` are the newest lines, oldest
     first. `preview_ends_in` is there for a free member in a premium looproom: the seconds that are left, of which those count
-    that one is there, on whatever device.
+    that one is there, on whatever device. `you` is as whom others see you here.
     """
 
     room: Room
@@ -96,6 +96,7 @@ class RoomJoined(Answer, tag="room.joined", kw_only=True):
     typing: list[Person] = []
     recent: list[Line]
     preview_ends_in: float | None = None
+    you: Person | None = None
 
 
 class JoinRoom(Command[RoomJoined], tag="room.join"):

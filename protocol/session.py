@@ -38,8 +38,8 @@ class Resumed(Struct, omit_defaults=True, kw_only=True):
 
     `recovered`: exactly the `missed` events after the position follow, in order, as ordinary events; the client's copy
     of the room stays valid. Otherwise either `error` says why the room could not be entered again, or the client's copy
-    is worth nothing and `recent` and `state` replace it; the next event is the one after `offset`. `preview_ends_in` means
-    what it means in a `room.joined`.
+    is worth nothing and `recent` and `state` replace it; the next event is the one after `offset`. `preview_ends_in` and
+    `you` mean what they mean in a `room.joined`.
     """
 
     room: RoomRef
@@ -53,6 +53,7 @@ class Resumed(Struct, omit_defaults=True, kw_only=True):
     error: str | None = None
     message: str | None = None
     preview_ends_in: float | None = None
+    you: Person | None = None
 
 
 class PersonPosition(Struct, kw_only=True):
@@ -66,13 +67,14 @@ class PersonState(Struct, omit_defaults=True, kw_only=True):
     """Where the events of the person stand.
 
     `recovered`: exactly the `missed` events after the position that was sent follow, in order, the last of them at `offset`.
-    Otherwise `subscription` replaces what the client knew; the next event is the one after `offset`.
+    Otherwise `subscription` and `anonymous` replace what the client knew; the next event is the one after `offset`.
     """
 
     offset: Offset
     recovered: bool = False
     missed: int = 0
     subscription: Subscription | None = None
+    anonymous: bool = False
 
 
 class Welcome(Answer, tag="welcome"):

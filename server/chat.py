@@ -133,7 +133,8 @@ async def send(call: Call, command: SendChat) -> ChatSent:
         NewLine(
             id=LineId(uuid7()),
             room=room,
-            author=call.session.user,
+            author=call.node.faces.act(call.connection, room),
+            speaker=call.session.user_id,
             text=_readable(command.text),
             key=command.key,
         )
@@ -186,7 +187,7 @@ async def recall(call: Call, command: RecallChat) -> ChatRecalled:
 async def _may_moderate(call: Call, room: RoomId) -> bool:
     if call.session.moderates:
         return True
-    return (await call.node.catalogue.find(str(room))).host.id == call.session.user_id
+    return call.session.is_one((await call.node.catalogue.find(str(room))).host, room)
 
 
 def _readable(text: str) -> str:

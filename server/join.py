@@ -209,15 +209,24 @@ class Visit:
                 task.cancel()
             await asyncio.gather(showing, obeying, *self._work, return_exceptions=True)
 
+    @property
+    def _seen_as(self) -> Person:
+        """As whom others see us here."""
+        return self._joined.you or self._client.user
+
+    @property
+    def _me(self) -> UserId:
+        return self._seen_as.id
+
     def _welcome(self) -> None:
         room, joined = self._room, self._joined
         say = self._terminal.show
         say(
-            f"You are {readable(self._client.user.name)} in {readable(room.title)}, by {readable(room.host.name)}."
+            f"You are {readable(self._seen_as.name)} in {readable(room.title)}, by {readable(room.host.name)}."
         )
         for line in joined.recent:
             self._say_line(line)
-        others = [p for p in joined.members if p.id != self._client.user.id]
+        others = [p for p in joined.members if p.id != self._me]
         more = joined.online - 1 - len(others)
         names = ", ".join(readable(person.name) for person in others) or "nobody else yet"
         say(f"* Here: {names}{f' and {more} more' if more > 0 else ''}. /help says what you can do.")
@@ -247,7 +256,8 @@ class Visit:
                 self._say_line(occurrence.line, "now says: ")
             case ChatRemoval():
                 author = self._lines.pop(occurrence.line, None)
-                say(f"* A line of {readable(author.name) if author else 'someone'}'s was removed.")
+                whose = readable(author.name) if author is not None and not occurrence.departed else "someone"
+                say(f"* A line of {whose}'s was removed.")
                 if occurrence.line == self._mine:
                     self._mine = None
             case RoomPulse():
@@ -279,7 +289,7 @@ class Visit:
         self._lines[line.id] = line.author
         if len(self._lines) > LINES_KEPT:
             del self._lines[next(iter(self._lines))]
-        if line.author.id == self._client.user.id:
+        if line.author.id == self._me:
             self._mine = line.id
         when = time.strftime("%H:%M", time.localtime(line.sent_at / 1000))
         self._terminal.show(f"{when} {readable(line.author.name)}: {verb}{readable(line.text)}")
@@ -291,7 +301,7 @@ class Visit:
             self._now_typing(pulse.state.typing)
         for person in pulse.joins:
             self._people[person.id] = person
-            if person.id != self._client.user.id:
+            if person.id != self._me:
                 say(f"* {readable(person.name)} came in{_count(pulse.online)}")
         for user in pulse.leaves:
             gone = self._people.pop(user, None)
@@ -308,7 +318,7 @@ class Visit:
             self._now_typing(pulse.typing)
 
     def _now_typing(self, people: list[Person]) -> None:
-        others = [person for person in people if person.id != self._client.user.id]
+        others = [person for person in people if person.id != self._me]
         if not self._terminal.interactive:
             before = {person.id for person in self._typing}
             for person in others:

@@ -42,6 +42,7 @@ from server.hub.members import Room
 from server.hub.subscriptions import Subscriptions
 from server.jobs import Jobs
 from server.limits import Quotas
+from server.people import Faces
 from server.person_events import PersonEvents, is_channel
 from server.presence import PresenceTracker
 from server.previews import Previews
@@ -83,6 +84,7 @@ class Node:
     dispatcher: Dispatcher
     subscriptions: Subscriptions
     presence: PresenceTracker
+    faces: Faces
     quotas: Quotas
     person_events: PersonEvents
     door: Door
@@ -148,7 +150,8 @@ class Node:
         )
         node.admission = Admission(settings.new_sessions_per_second, settings.resumes_per_second)
         node.previews = Previews(node.hub, pool, f"{settings.home}/pay")
-        node.sessions = LiveSessions(pool, changed=node.previews.reconsider)
+        node.faces = Faces(sealer, node.presence, loop, shuffle=settings.switch_seconds)
+        node.sessions = LiveSessions(pool, changed=node._reconsider)
         node.announcements = Announcements(node)
         node.person_events = PersonEvents(
             node.hub,
@@ -157,7 +160,7 @@ class Node:
             window=settings.replay_window,
             changed=lambda user: node.announcements.look(Changed(users=[user])),
         )
-        node.catalogue = Catalogue(pool, loop)
+        node.catalogue = Catalogue(pool, sealer, loop)
         node.cards = open_cards(settings)
         node.expiry = Expiry(node)
         node.chat = ChatWriter(pool, node.subscriptions)
@@ -216,6 +219,10 @@ class Node:
         """Tell every node that a person has left for good, and with them the rooms of which they were the host."""
         self.announcements.announce(Changed(gone=[user], rooms=rooms))
 
+    def _reconsider(self, connection: Connection) -> None:
+        self.previews.reconsider(connection)
+        self.faces.reconsider(connection)
+
     def _received(self, channel: str, publication: bytes) -> None:
         if channel == CHANNEL:
             self.announcements.received(publication)
@@ -225,10 +232,8 @@ class Node:
             self.subscriptions.received(channel, publication)
 
     def _left(self, connection: Connection, room: Room, *, at_once: bool) -> None:
-        session = connection.session
-        assert session is not None
         self.previews.leave(connection, room.id)
-        self.presence.leave(room.id, session.user_id, connection, at_once=at_once)
+        self.faces.leave(connection, room.id, at_once=at_once)
 
     def _pulse(self, room: RoomId, pulse: RoomPulse) -> None:
         active = self.hub.members.rooms.get(room)

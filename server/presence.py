@@ -413,7 +413,8 @@ def list_presence(call: Call, command: ListPresence) -> PresenceListed:
 @handles(SetTyping)
 def set_typing(call: Call, command: SetTyping) -> TypingNoted:
     """Write, or stop writing, in a room that one is in."""
-    call.node.presence.typing(call.member_of(command.room), call.session.user_id, on=command.typing)
+    room = call.member_of(command.room)
+    call.node.presence.typing(room, call.node.faces.act(call.connection, room).id, on=command.typing)
     return TypingNoted(id=command.id)
 
 
@@ -421,5 +422,6 @@ def set_typing(call: Call, command: SetTyping) -> TypingNoted:
 def set_confidence(call: Call, command: SetConfidence) -> ConfidenceNoted:
     """Move one's level on the confidence meter of a room that one is in."""
     room = call.member_of(command.room)
-    confidence = call.node.presence.level(room, call.session.user_id, command.level)
+    face = call.node.faces.act(call.connection, room)
+    confidence = call.node.presence.level(room, face.id, command.level)
     return ConfidenceNoted(id=command.id, confidence=confidence)

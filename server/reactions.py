@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -39,12 +40,19 @@ if TYPE_CHECKING:
 
 
 class Wanted(Struct, frozen=True):
-    """What a person wants of a reaction."""
+    """What a person wants of a reaction. `person` is whom others see; `user` is who it is, if that is somebody else."""
 
     person: Person
     target: Target
     reaction: Reaction
     present: bool
+    user: UserId | None = None
+
+    @property
+    def wish(self) -> Wish:
+        """What is to be stored."""
+        user = self.person.id if self.user is None else self.user
+        return Wish(self.target, user, self.reaction, self.present)
 
 
 class Outcome(Struct, frozen=True):
@@ -69,9 +77,7 @@ class ReactionWriter:
     async def _commit(self, batch: Sequence[Wanted]) -> Sequence[Outcome | Exception]:
         rooms = {RoomId(one.target.id) for one in batch}
         try:
-            settled = await reactions.settle(
-                self._pool, [Wish(one.target, one.person.id, one.reaction, one.present) for one in batch]
-            )
+            settled = await reactions.settle(self._pool, [one.wish for one in batch])
         except BaseException:
             self._presence.recount.soon(rooms)  # it may have been committed all the same
             raise
@@ -83,7 +89,7 @@ class ReactionWriter:
         ]
 
     def _tell(self, batch: Sequence[Wanted], settled: Settled) -> None:
-        people = {one.person.id: one.person for one in batch}
+        people = {(one.target.id, one.wish.user): one.person for one in batch}
         given = _newest(settled.given, people)
         withdrawn = _newest(settled.withdrawn, people)
         for target, totals in settled.totals.items():
@@ -102,22 +108,24 @@ class ReactionWriter:
         return {kind: total.total for kind, total in settled.totals.get(room, {}).items()}
 
 
-def _newest(wishes: Sequence[Wish], people: Mapping[UserId, Person]) -> defaultdict[RoomId, list[Reactor]]:
+def _newest(
+    wishes: Sequence[Wish], people: Mapping[tuple[UUID, UserId], Person]
+) -> defaultdict[RoomId, list[Reactor]]:
     """Return the newest few of those who wished, by room."""
     newest: defaultdict[RoomId, list[Reactor]] = defaultdict(list)
     for wish in reversed(wishes):
         room = newest[RoomId(wish.target.id)]
         if len(room) < NAMED:
-            room.insert(0, Reactor(person=people[wish.user], reaction=wish.reaction))
+            room.insert(0, Reactor(person=people[wish.target.id, wish.user], reaction=wish.reaction))
     return newest
 
 
-async def _open(call: Call, target: Target) -> None:
-    """Make sure that a person may react to `target` now. Raises `Refused`: not_found, not_in_room."""
+async def _open(call: Call, target: Target) -> Person:
+    """Return as whom a person may react to `target` now. Raises `Refused`: not_found, not_in_room."""
     if target.kind is not TargetKind.LOOPROOM:
         raise Refused(ErrorCode.NOT_FOUND)
     if RoomId(target.id) in call.connection.rooms:
-        return
+        return call.node.faces.act(call.connection, RoomId(target.id))
     room = await call.node.catalogue.find(str(target.id))
     raise Refused(ErrorCode.NOT_IN_ROOM if visible(room, call.session) else ErrorCode.NOT_FOUND)
 
@@ -125,8 +133,8 @@ async def _open(call: Call, target: Target) -> None:
 @handles(AddReaction)
 async def add(call: Call, command: AddReaction) -> ReactionAdded:
     """React to a room that one is in."""
-    await _open(call, command.target)
-    wanted = Wanted(call.session.user, command.target, command.reaction, present=True)
+    face = await _open(call, command.target)
+    wanted = Wanted(face, command.target, command.reaction, present=True, user=call.session.user_id)
     outcome = await call.node.reactions.settle(wanted)
     return ReactionAdded(id=command.id, added=outcome.changed, counts=outcome.counts)
 
@@ -134,7 +142,7 @@ async def add(call: Call, command: AddReaction) -> ReactionAdded:
 @handles(RemoveReaction)
 async def remove(call: Call, command: RemoveReaction) -> ReactionRemoved:
     """Take a reaction back."""
-    await _open(call, command.target)
-    wanted = Wanted(call.session.user, command.target, command.reaction, present=False)
+    face = await _open(call, command.target)
+    wanted = Wanted(face, command.target, command.reaction, present=False, user=call.session.user_id)
     outcome = await call.node.reactions.settle(wanted)
     return ReactionRemoved(id=command.id, removed=outcome.changed, counts=outcome.counts)

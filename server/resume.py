@@ -106,6 +106,7 @@ def take_up(node: Node, connection: Connection, place: Place) -> Resumed:
         state=node.presence.state(active.id),
         recent=[] if place.covered else recent_lines(active),
         preview_ends_in=preview,
+        you=node.faces.enter(connection, active.id),
     )
 
 

@@ -38,6 +38,7 @@ from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
 from storage.redis.limits import Limit
 from storage.redis.publications import Kind
+from storage.sealing import Sealer
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -58,8 +59,9 @@ _lines = msgspec.json.Decoder(ChatLine)
 class Catalogue:
     """Rooms by slug or id, read once for all who ask at the same time."""
 
-    def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, pool: Pool, sealer: Sealer, loop: asyncio.AbstractEventLoop) -> None:
         self._pool = pool
+        self._sealer = sealer
         self._clock = loop.time
         self._gather: Gather[str, Room] = Gather(self._read, pause=STORM_PAUSE)
         self._known: dict[str, tuple[float, Room]] = {}
@@ -83,7 +85,7 @@ class Catalogue:
         return await self.find(str(room))
 
     async def _read(self, refs: Sequence[str]) -> Sequence[Room | Exception]:
-        found = await rooms.by_refs(self._pool, refs)
+        found = await rooms.by_refs(self._pool, self._sealer, refs)
         now = self._clock()
         if len(self._known) > 10_000:
             self._known.clear()
@@ -94,7 +96,7 @@ class Catalogue:
 
 def visible(room: Room, session: Session) -> bool:
     """Say whether a person may know of a room. A draft, an archived and a restricted one are their host's alone."""
-    return room.status is RoomStatus.PUBLISHED or room.host.id == session.user_id or session.moderates
+    return room.status is RoomStatus.PUBLISHED or session.is_one(room.host, room.id) or session.moderates
 
 
 class Admission(msgspec.Struct):
@@ -131,7 +133,7 @@ def enter(node: Node, connection: Connection, active: ActiveRoom, admission: Adm
     session = connection.session
     assert session is not None
     node.hub.enter(connection, active)
-    node.presence.enter(active.id, session.user, connection)
+    node.faces.enter(connection, active.id)
     node.slugs[admission.room.slug] = active.id
     return node.previews.enter(connection, admission.room, admission.preview)
 
@@ -164,7 +166,8 @@ def recent_lines(active: ActiveRoom) -> list[Line]:
 @handles(ListRooms)
 async def list_rooms(call: Call, command: ListRooms) -> RoomsListed:
     """Page through the published rooms."""
-    page = await rooms.published(call.node.stores.pool, command.category, command.after, command.limit)
+    stores = call.node.stores
+    page = await rooms.published(stores.pool, stores.sealer, command.category, command.after, command.limit)
     return RoomsListed(id=command.id, rooms=page.rooms, next=page.rooms[-1].id if page.more else None)
 
 
@@ -186,7 +189,9 @@ async def join(call: Call, command: JoinRoom) -> RoomJoined:
         raise Refused(ErrorCode.TOO_MANY_ROOMS)
     admission = await _let_in(node, call.session, room)
     active = await node.subscriptions.open(room.id)
-    preview = enter(node, call.connection, active, admission) if call.connection.open else None
+    if not call.connection.open:
+        raise Refused(ErrorCode.NOT_IN_ROOM)  # nobody hears it
+    preview = enter(node, call.connection, active, admission)
     state = node.presence.state(room.id)
     return RoomJoined(
         id=command.id,
@@ -201,6 +206,7 @@ async def join(call: Call, command: JoinRoom) -> RoomJoined:
         typing=state.typing,
         recent=recent_lines(active),
         preview_ends_in=preview,
+        you=node.faces.enter(call.connection, active.id),
     )
 
 
@@ -216,7 +222,7 @@ def leave(call: Call, command: LeaveRoom) -> RoomLeft:
 async def send_cue(call: Call, command: SendCue) -> CueSent:
     """Give everyone in the room a cue: the host may."""
     active = call.room(command.room)
-    if (await call.node.catalogue.find(str(active.id))).host.id != call.session.user_id:
+    if not call.session.is_one((await call.node.catalogue.find(str(active.id))).host, active.id):
         raise Refused(ErrorCode.FORBIDDEN, "Only the host of a looproom gives its cues.")
     cue = normalised(command.cue)
     if not cue:

@@ -91,11 +91,12 @@ class LiveSessions:
         if (code := ended_code(live)) is not None:
             connection.close(code)
         elif live is not None and live.person_last >= session.as_of:  # reads may overtake one another
-            before = session.role, session.tier
+            before = session.role, session.tier, session.anonymous
             session.as_of = live.person_last
             session.role = live.role
             session.tier = live.subscription.tier
-            if before != (session.role, session.tier):
+            session.anonymous = live.anonymous
+            if before != (session.role, session.tier, session.anonymous):
                 self._changed(connection)
 
     async def run(self, members: Members) -> None:
@@ -157,6 +158,7 @@ class Announcements:
             for room in list(connection.rooms.values()):
                 self._node.hub.leave(connection, room, at_once=True)
             connection.close(CloseCode.SESSION_ENDED)
+        self._node.faces.forget(user)
 
     async def _look_quietly(self, sessions: list[SessionId], rooms: list[RoomId]) -> None:
         try:
@@ -233,6 +235,8 @@ async def _welcome(node: Node, connection: Connection, command: Hello, arrival: 
         tier=live.subscription.tier,
         expires_at=_in_loop_time(node, arrival.claims),
         as_of=live.person_last,
+        anonymous=live.anonymous,
+        masked=node.faces.masked(live.user_id),
     )
     places = await resume.prepare(node, session, command.resume)
     if not connection.open:
@@ -269,7 +273,10 @@ def _stand(arrival: _Arrival, position: PersonPosition | None) -> tuple[PersonSt
     feed, last = arrival.feed, arrival.live.person_last
     if arrival.missed is None or position is None:
         later = [packet for packet in feed.passed if packet.offset > last]
-        return PersonState(offset=last, subscription=arrival.live.subscription), later
+        state = PersonState(
+            offset=last, subscription=arrival.live.subscription, anonymous=arrival.live.anonymous
+        )
+        return state, later
     packets = arrival.missed
     last = position.offset + len(packets)
     packets = packets + [packet for packet in feed.passed if packet.offset > last]

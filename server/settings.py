@@ -200,6 +200,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float,
         Meta(ge=0, le=300, description="Time before others see a person leave whose connection dropped."),
     ] = 5
+    switch_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=600,
+            description="Time within which, each at a random moment, who becomes anonymous leaves and their pseudonym comes.",
+        ),
+    ] = 30
     presence_lease_seconds: Annotated[
         float, Meta(ge=3, le=300, description="Time after which the people of a dead node are forgotten.")
     ] = 10

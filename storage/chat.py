@@ -31,13 +31,27 @@ class Happened(Struct, kw_only=True):
 
 
 class NewLine(Struct, kw_only=True):
-    """A line that is to be said. `text` is normalised; `id` is new."""
+    """A line that is to be said. `text` is normalised; `id` is new.
+
+    `author` is whom others see; `speaker` is who it is, if that is somebody else: then `author` is their pseudonym.
+    """
 
     id: LineId
     room: RoomId
     author: Person
     text: str
     key: str
+    speaker: UserId | None = None
+
+    @property
+    def user(self) -> UserId:
+        """Who says it."""
+        return self.author.id if self.speaker is None else self.speaker
+
+    @property
+    def pseudonym(self) -> Person | None:
+        """As whom, if they are anonymous."""
+        return None if self.user == self.author.id else self.author
 
     @property
     def digest(self) -> bytes:
@@ -54,8 +68,9 @@ class Said(Struct, kw_only=True):
 
 APPEND = """
 with input as (
-    select * from unnest($1::int[], $2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::uuid[], $7::text[])
-        as input (i, room_id, user_id, key, digest, line_id, text)
+    select * from unnest($1::int[], $2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::uuid[], $7::text[], $8::uuid[],
+                         $9::text[])
+        as input (i, room_id, user_id, key, digest, line_id, text, pseudonym, pseudonym_name)
 ), claimed as (
     insert into idempotency_keys (user_id, key, digest, line_id)
     select user_id, key, digest, line_id from input order by user_id, key, i
@@ -74,8 +89,8 @@ with input as (
     where p.room_id = wanted.room_id
     returning p.room_id, p.last - wanted.n as base
 )
-insert into chat_lines (room_id, "offset", id, author_id, text)
-select fresh.room_id, moved.base + fresh.nth, fresh.line_id, fresh.user_id, fresh.text
+insert into chat_lines (room_id, "offset", id, author_id, text, pseudonym, pseudonym_name)
+select fresh.room_id, moved.base + fresh.nth, fresh.line_id, fresh.user_id, fresh.text, fresh.pseudonym, fresh.pseudonym_name
 from fresh join moved using (room_id)
 returning id, "offset", (extract(epoch from sent_at) * 1000)::bigint as sent_at
 """
@@ -85,7 +100,10 @@ _LINE = """
     (extract(epoch from l.sent_at) * 1000)::bigint as sent_at,
     (extract(epoch from l.edited_at) * 1000)::bigint as edited_at,
     l.removed_at is not null as removed,
-    u.id as author_id, u.name as author_name, u.avatar as author_avatar
+    l.author_id as speaker_id,
+    coalesce(l.pseudonym, u.id) as author_id,
+    coalesce(l.pseudonym_name, u.name) as author_name,
+    case when l.pseudonym is null then u.avatar end as author_avatar
 """
 
 BY_KEY = f"""
@@ -147,7 +165,8 @@ PARTS = (
         name="chat_lines",
         columns=("chat_lines.author_id",),
         rows="""
-        select r.slug as looproom, l.id, l."offset", l.text, l.sent_at, l.edited_at, l.removed_at
+        select r.slug as looproom, l.id, l."offset", l.text, l.sent_at, l.edited_at, l.removed_at,
+               l.pseudonym_name as said_as
         from chat_lines l join rooms r on r.id = l.room_id
         where l.author_id = $1 order by l.room_id, l."offset"
         """,
@@ -190,11 +209,13 @@ async def append(pool: Pool, lines: Sequence[NewLine]) -> list[Said | Exception]
                 APPEND,
                 list(range(len(lines))),
                 [line.room for line in lines],
-                [line.author.id for line in lines],
+                [line.user for line in lines],
                 [line.key for line in lines],
                 [line.digest for line in lines],
                 [line.id for line in lines],
                 [line.text for line in lines],
+                [line.pseudonym and line.pseudonym.id for line in lines],
+                [line.pseudonym and line.pseudonym.name for line in lines],
             )
         }
         earlier: dict[int, asyncpg.Record] = {}
@@ -203,7 +224,7 @@ async def append(pool: Pool, lines: Sequence[NewLine]) -> list[Said | Exception]
             rows = await connection.fetch(
                 BY_KEY,
                 [i for i, _ in known],
-                [line.author.id for _, line in known],
+                [line.user for _, line in known],
                 [line.key for _, line in known],
             )
             earlier = {row["i"]: row for row in rows}
@@ -337,7 +358,7 @@ async def _locked(
     row = await connection.fetchrow(LOCK_LINE, line, room)
     if row is None:
         raise Refused(ErrorCode.NOT_FOUND)
-    if row["author_id"] != actor and not any_author:
+    if row["speaker_id"] != actor and not any_author:
         raise Refused(ErrorCode.FORBIDDEN)
     return row
 
@@ -362,5 +383,6 @@ def _happened(room: RoomId, row: asyncpg.Record) -> Happened:
     elif row["kind"] == "REVISION":
         event = ChatRevision(room=room, offset=row["offset"], line=line)
     else:
-        event = ChatRemoval(room=room, offset=row["offset"], line=line.id, of=line.offset)
+        departed = row["speaker_id"] is None
+        event = ChatRemoval(room=room, offset=row["offset"], line=line.id, of=line.offset, departed=departed)
     return Happened(event=event, line=line)

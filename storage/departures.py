@@ -98,7 +98,8 @@ with gone as materialized (
     where p.room_id = wanted.room_id
     returning p.room_id, p.last - wanted.n as base
 ), erased as (
-    update chat_lines l set text = '', author_id = null, removed_at = coalesce(l.removed_at, now())
+    update chat_lines l
+    set text = '', author_id = null, pseudonym = null, pseudonym_name = null, removed_at = coalesce(l.removed_at, now())
     from gone where l.id = gone.id
     returning l.id, (extract(epoch from l.sent_at) * 1000)::bigint as sent_at,
         (extract(epoch from l.edited_at) * 1000)::bigint as edited_at

@@ -14,7 +14,10 @@ import asyncpg
 from msgspec import Meta, Struct
 
 from protocol.envelope import NOBODY, Person, SessionId, UserId
+from protocol.people import Anonymity
 from protocol.refusals import ErrorCode, Refused
+from storage import person_events
+from storage.person_events import NewEvent, Told
 from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
 from storage.sealing import Sealer
@@ -52,6 +55,10 @@ join users u on u.id = s.user_id
 left join identities i on i.user_id = u.id and i.provider = 'EMAIL'
 where s.id = $1
 limit 1
+"""
+
+SET_ANONYMITY = """
+update users set anonymous = $2 where id = $1 and anonymous <> $2 returning true
 """
 
 HASH_OF = """
@@ -203,6 +210,15 @@ async def seal_addresses(pool: Pool, sealer: Sealer, limit: int = 200) -> int:
             [sealer.seal(ADDRESS, user, address) for user, address in zip(users, addresses, strict=True)],
         )
     return len(rows)
+
+
+async def set_anonymity(pool: Pool, user: UserId, *, on: bool) -> list[Told]:
+    """Let a person be anonymous, or not; return what is to be published. Nothing, if they were already."""
+    async with answering(pool) as connection, connection.transaction():
+        if not await connection.fetchval(SET_ANONYMITY, user, on):
+            return []
+        event = NewEvent(user, Anonymity(anonymous=on), changes_session=True)
+        return await person_events.append(connection, [event])
 
 
 async def password_of(pool: Pool, user: UserId) -> str | None:

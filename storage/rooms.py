@@ -8,17 +8,19 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from protocol.envelope import RoomId
+from protocol.envelope import Person, RoomId
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import ContentKind, Room, RoomStatus
 from storage.people import person
 from storage.personal import Part
 from storage.postgres.pool import Pool, answering
+from storage.pseudonyms import pseudonym
+from storage.sealing import Sealer
 
 _ROOM = """
     r.id, r.slug, r.title, r.description, r.category, r.content::text, r.status::text, r.thumbnail, r.duration_seconds,
     r.difficulty, r.premium, r.preview_seconds, r.live,
-    u.id as host_id, u.name as host_name, u.avatar as host_avatar
+    u.id as host_id, u.name as host_name, u.avatar as host_avatar, u.anonymous as host_anonymous
 """
 
 BY_REFS = f"""
@@ -60,18 +62,21 @@ class Page(Struct, kw_only=True):
     more: bool
 
 
-async def by_refs(pool: Pool, refs: Sequence[str]) -> dict[str, Room]:
+async def by_refs(pool: Pool, sealer: Sealer, refs: Sequence[str]) -> dict[str, Room]:
     """Return the rooms with these slugs or ids, whatever their status, by what they were asked as."""
     ids = {ref: room for ref in refs if (room := _as_id(ref)) is not None}
     async with answering(pool) as connection:
-        rooms = [_room(row) for row in await connection.fetch(BY_REFS, refs, list(ids.values()))]
+        rows = await connection.fetch(BY_REFS, refs, list(ids.values()))
+    rooms = [_room(sealer, row) for row in rows]
     by_slug = {room.slug: room for room in rooms}
     by_id = {room.id: room for room in rooms}
     found = {ref: by_id.get(ids[ref]) if ref in ids else by_slug.get(ref) for ref in refs}
     return {ref: room for ref, room in found.items() if room is not None}
 
 
-async def published(pool: Pool, category: str | None, after: RoomId | None, limit: int) -> Page:
+async def published(
+    pool: Pool, sealer: Sealer, category: str | None, after: RoomId | None, limit: int
+) -> Page:
     """Return a page of published rooms, of one category or of all, in the order of titles, after a room.
 
     Raises `Refused` (not_found) when that room is not published: where it would stand is told to nobody.
@@ -80,7 +85,7 @@ async def published(pool: Pool, category: str | None, after: RoomId | None, limi
         if after is not None and not await connection.fetchval(IS_PUBLISHED, after):
             raise Refused(ErrorCode.NOT_FOUND, path="$.after")
         rows = await connection.fetch(PUBLISHED, category, after, limit + 1)
-    return Page(rooms=[_room(row) for row in rows[:limit]], more=len(rows) > limit)
+    return Page(rooms=[_room(sealer, row) for row in rows[:limit]], more=len(rows) > limit)
 
 
 def _as_id(ref: str) -> RoomId | None:
@@ -90,14 +95,14 @@ def _as_id(ref: str) -> RoomId | None:
         return None
 
 
-def _room(row: asyncpg.Record) -> Room:
+def _room(sealer: Sealer, row: asyncpg.Record) -> Room:
     return Room(
         id=row["id"],
         slug=row["slug"],
         title=row["title"],
         description=row["description"],
         category=row["category"],
-        host=person(row["host_id"], row["host_name"], row["host_avatar"]),
+        host=_host(sealer, row),
         content=ContentKind(row["content"]),
         status=RoomStatus(row["status"]),
         thumbnail=row["thumbnail"],
@@ -107,3 +112,10 @@ def _room(row: asyncpg.Record) -> Room:
         preview_seconds=row["preview_seconds"],
         live=row["live"],
     )
+
+
+def _host(sealer: Sealer, row: asyncpg.Record) -> Person:
+    """Return whom others see of a room's host."""
+    if row["host_anonymous"]:
+        return pseudonym(sealer, row["id"], row["host_id"])
+    return person(row["host_id"], row["host_name"], row["host_avatar"])

@@ -31,7 +31,7 @@ from storage.sealing import Sealer
 from storage.subscriptions import STANDING, standing_of
 
 LIVE_SESSIONS = f"""
-select s.id, s.user_id, u.name, u.avatar, u.role::text,
+select s.id, s.user_id, u.name, u.avatar, u.role::text, u.anonymous,
        s.ended_at is not null as ended, u.banned_at is not null as banned,
        coalesce(p.last, 0) as person_last, {STANDING}
 from sessions s join users u on u.id = s.user_id
@@ -163,6 +163,7 @@ class LiveSession(Struct, frozen=True, kw_only=True):
     avatar: str | None
     role: str
     subscription: Subscription
+    anonymous: bool
     ended: bool
     banned: bool
     person_last: int
@@ -319,6 +320,7 @@ def _live(row: asyncpg.Record) -> LiveSession:
         avatar=row["avatar"],
         role=row["role"],
         subscription=standing_of(row),
+        anonymous=row["anonymous"],
         ended=row["ended"],
         banned=row["banned"],
         person_last=row["person_last"],

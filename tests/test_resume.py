@@ -108,6 +108,7 @@ async def test_case_1_nothing_missed(short: Standing, calm: Room, node: str) -> 
     (result,) = visitor.welcome["resumed"]
     assert result == {
         "room": calm.slug,
+        "you": {"id": str(visitor.person.id), "name": "returner"},
         "recovered": True,
         "id": str(calm.id),
         "epoch": author.welcome["epoch"],

@@ -154,6 +154,7 @@ async def test_the_snapshot_at_the_door(nodes: Standing, room: Room) -> None:
         "type": "room.joined",
         "id": joined["id"],
         "room": (await ada.call("room.get", room=room.slug))["room"],
+        "you": {"id": str(bo.person.id), "name": "Bo"},
         "epoch": bo.welcome["epoch"],
         "offset": 1,
         "online": 2,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from websockets.frames import Frame, Opcode
@@ -53,10 +54,31 @@ CONTROL_BURST: Final = 200.0
 class Session:
     """Who is on a connection. What they may do is read from here, so a change takes effect at once, everywhere."""
 
-    __slots__ = ("as_of", "expires_at", "id", "role", "tier", "user", "user_id", "warned")
+    __slots__ = (
+        "anonymous",
+        "as_of",
+        "expires_at",
+        "faces",
+        "id",
+        "masked",
+        "role",
+        "tier",
+        "user",
+        "user_id",
+        "warned",
+    )
 
     def __init__(
-        self, session: SessionId, user: Person, *, role: str, tier: str, expires_at: float, as_of: int = 0
+        self,
+        session: SessionId,
+        user: Person,
+        *,
+        role: str,
+        tier: str,
+        expires_at: float,
+        as_of: int = 0,
+        anonymous: bool = False,
+        masked: Callable[[RoomId], Person] | None = None,
     ) -> None:
         self.id = session
         self.user = user
@@ -68,6 +90,21 @@ class Session:
         self.as_of = as_of
         """The offset of the person's newest event when this was read: what was read before it is older."""
         self.warned = False
+        self.anonymous = anonymous
+        self.masked = masked
+        """Tells the pseudonym in a room."""
+        self.faces: dict[RoomId, Person] = {}
+        """As whom this connection is seen, in each of its rooms."""
+
+    def face(self, room: RoomId) -> Person:
+        """Return as whom this person is to be seen in a room."""
+        return self.user if self.masked is None or not self.anonymous else self.masked(room)
+
+    def is_one(self, person: Person, room: RoomId) -> bool:
+        """Say whether somebody who is seen in a room is this person, under whichever name."""
+        if person.id == self.user_id:
+            return True
+        return self.masked is not None and person.id == self.masked(room).id
 
     @property
     def moderates(self) -> bool:

@@ -191,6 +191,8 @@ async def test_departures_are_replayed(nodes: Standing, room: Room) -> None:
         await actor.hear(10)
 
     await assert_replay_reaches(ChatRemoval, nodes, room, depart)
+    stored = [one.event for one in await chat.events(nodes.pool, room.id, 1, 100)]
+    assert [event.departed for event in stored if isinstance(event, ChatRemoval)] == [True] * 6
 
 
 async def test_nobody_comes_back(place: Town) -> None:

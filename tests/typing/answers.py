@@ -26,6 +26,7 @@ from protocol.moderation import (
     GetApplication,
     ListApplications,
 )
+from protocol.people import SetAnonymity, Switched
 from protocol.presence import (
     ConfidenceNoted,
     ListPresence,
@@ -87,6 +88,7 @@ async def answers(client: Client, line: LineId, target: Target, user: UserId) ->
     assert_type(await client.call(GetApplication()), CreatorFound)
     assert_type(await client.call(ListApplications()), CreatorsListed)
     assert_type(await client.call(DecideApplication(user, True)), CreatorDecided)
+    assert_type(await client.call(SetAnonymity(True)), Switched)
     assert_type(await client.call(Ping()), Ponged)
 
     # A wrong expectation is an error, and the ignore would be one if it were not.
