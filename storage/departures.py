@@ -28,6 +28,7 @@ from storage.postgres.pool import Connection, Pool, answering
 from storage.reactions import Total
 from storage.sealing import Sealer
 from storage.subscriptions import leave_provider
+from storage.waitlist import leave_waitlist
 
 LEAVE_SECONDS: Final = 30.0
 """How long a statement may take that removes all that somebody has in a table."""
@@ -127,8 +128,9 @@ class Departure(Job, tag="person.leave"):
 
 
 Leave = Callable[[Connection, Sealer, UserId], Awaitable[None]]
-LEAVES: Final[tuple[Leave, ...]] = (revoke_provider_tokens, leave_provider)
-"""What other domains do in the transaction, while the person is still there: have something done outside, by a job."""
+LEAVES: Final[tuple[Leave, ...]] = (leave_waitlist, revoke_provider_tokens, leave_provider)
+"""What other domains do in the transaction, while the person is still there: remove what does not refer to them, have something
+done outside by a job."""
 
 
 class Taken(Struct, frozen=True):

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
+from storage import people
 from storage.emails import proving
 from storage.jobs import Job, enqueue
 from storage.links import Purpose, make_link, subject_of_link, use_link
@@ -53,6 +54,15 @@ delete from waitlist where id = $1
 
 DROP_INVITED = """
 delete from waitlist where subject = $1 and invited_at is not null returning id
+"""
+
+ADDRESSES_OF = """
+select sealed_address from identities
+where user_id = $1 and provider = 'EMAIL' and sealed_address is not null
+"""
+
+LEAVE_ENTRIES = """
+delete from waitlist where subject = any($1::text[])
 """
 
 FORGET_ENTRIES = """
@@ -164,3 +174,10 @@ async def _entry(connection: Connection, sealer: Sealer, email: str) -> UUID:
 
 def _subject(sealer: Sealer, email: str) -> str:
     return sealer.index("waitlist", email).hex()
+
+
+async def leave_waitlist(connection: Connection, sealer: Sealer, user: UserId) -> None:
+    """Take the address of somebody who leaves for good off the list, in the transaction in which they do."""
+    rows = await connection.fetch(ADDRESSES_OF, user)
+    emails = [sealer.open(people.ADDRESS, user, row["sealed_address"]) for row in rows]
+    await connection.execute(LEAVE_ENTRIES, [_subject(sealer, email) for email in emails])

@@ -25,6 +25,8 @@ from storage.postgres.pool import PersonGone, Pool
 from storage.privacy import PARTS
 from storage.reactions import Wish, settle
 from storage.sealing import Sealer
+from storage.waitlist import ADDRESS as WAITING
+from storage.waitlist import ask_for_place
 from tests.http.conftest import Servers
 from tests.http.serving import PASSWORD
 from tests.leaving import DEVICE, Town, town
@@ -40,7 +42,7 @@ select conrelid::regclass || '.' || a.attname as "column", confdeltype::text as 
 from pg_constraint c join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
 where c.contype = 'f' and c.confrelid = 'users'::regclass
 """
-WAITING = """
+BLOCKED = """
 select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()
 """
 NAMES_OF_PEOPLE = """
@@ -176,6 +178,17 @@ def _total(visitor: Any, kind: str) -> int | None:
         if message["type"] == "room.pulse" and kind in message.get("reactions", {})
     ]
     return totals[-1] if totals else None
+
+
+async def test_the_waitlist_forgets_the_address(place: Town) -> None:
+    """Whoever asked for a place before they had an account is not on the list any more; others are."""
+    ada, bo = await place.member("Ada"), await place.member("Bo")
+    stores = place.sites[0].node.stores
+    for member in (ada, bo):
+        await ask_for_place(stores.pool, stores.sealer, member.email)
+    assert (await ada.leave()).status_code == 204
+    (row,) = await place.pool.fetch("select id, sealed_address from waitlist")
+    assert stores.sealer.open(WAITING, row["id"], row["sealed_address"]) == bo.email
 
 
 async def test_departures_are_replayed(nodes: Standing, room: Room) -> None:
@@ -413,5 +426,5 @@ async def test_a_deadlock_is_tried_again(place: Town) -> None:
 async def _waiting(pool: Pool, count: int) -> None:
     """Wait until so many statements wait for a lock."""
     async with asyncio.timeout(5):
-        while await pool.fetchval(WAITING) < count:  # noqa: ASYNC110 - no event tells
+        while await pool.fetchval(BLOCKED) < count:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0.005)
