@@ -322,6 +322,21 @@ async def test_closed_while_it_is_written(subject: Subject) -> None:
     assert await subject.written() is None
 
 
+async def test_opened_while_its_end_is_written(subject: Subject) -> None:
+    """A room that is opened again while its end is being written is kept, and written anew afterwards."""
+    subject.come(1)
+    await subject.herald.round()
+    subject.herald.close(ROOM)
+    writing = asyncio.create_task(subject.herald.round())
+    await asyncio.sleep(0)
+    subject.open()
+    await writing
+    assert await subject.written() is None
+    subject.come(2)
+    await subject.herald.round()
+    assert await subject.is_right()
+
+
 async def test_farewell(subject: Subject) -> None:
     """A node that stops takes its lease and all that it wrote away, and says so in every room that has its people."""
     subject.open(OTHER)

@@ -7,7 +7,7 @@ import pytest
 from protocol.codec import JSON, MSGPACK
 from protocol.rooms import Cue
 from storage.redis.publications import Kind
-from tests.hub.scene import Scene
+from tests.hub.scene import Scene, packet
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,31 @@ def test_enter_and_leave() -> None:
         scene.hub.leave(guest.connection, room, at_once=True)
     assert scene.left == [(guest.connection, room, True)]
     assert (guest.connection.rooms, room.connections) == ({}, set())
+
+
+def test_joining_again() -> None:
+    """Who joins a room that it is in has heard all that was said before, and goes on hearing what is said after."""
+    scene = Scene()
+    room = scene.room()
+    guest = scene.guest(room)
+    scene.hub.fanout.add(room, [packet("before")])
+    scene.hub.enter(guest.connection, room)
+    assert guest.cues() == ["before"]
+    scene.hub.fanout.add(room, [packet("after")])
+    scene.loop.settle()
+    assert guest.cues() == ["after"]
+
+
+def test_leaving_by_a_broken_connection() -> None:
+    """A connection that is lost is not written to once more."""
+    scene = Scene()
+    room = scene.room()
+    guest = scene.guest(room)
+    scene.hub.fanout.add(room, [packet("before")])
+    guest.transport.end()
+    scene.loop.settle()
+    assert scene.left == [(guest.connection, room, False)]
+    assert guest.cues() == []
 
 
 def test_tell() -> None:

@@ -26,6 +26,7 @@ def test_by_session_and_by_user() -> None:
     assert set(members.of_session(session)) == {tab, second}
     assert members.of_session(other) == [phone]
     assert set(members.of_user(user)) == {tab, second, phone}
+    assert members.has_user(user)
     assert set(members.sessions()) == {session, other}
     members.gone(tab)
     members.gone(stranger)
@@ -41,6 +42,7 @@ def test_asking_leaves_no_trace() -> None:
     members = Members()
     assert members.of_session(session_of(1).id) == []
     assert members.of_user(session_of(1).user_id) == []
+    assert not members.has_user(session_of(1).user_id)
     assert members.sessions() == []
 
 
