@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: autobahn help run test faults cocktail check tables clean
+.PHONY: autobahn help run test faults cocktail coverage check tables clean
 
 help:  ## Say what there is.
 	@grep -E '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -24,6 +24,9 @@ cocktail: .venv/dev  ## Mix all faults at random for ten minutes.
 
 autobahn: .venv/dev  ## Run the Autobahn|Testsuite where there is one; see tests/autobahn.py.
 	$(BIN)/python -m tests.autobahn
+
+coverage: .venv/dev  ## Measure the contract and the hub, branch by branch, each module by its own tests.
+	$(BIN)/python -m tests.covered -n 2
 
 check: .venv/dev  ## What CI calls: format, lint, types, tests.
 	$(BIN)/ruff format --check .
