@@ -15,8 +15,9 @@ from typing import Final
 
 from protocol.envelope import Person, RoomId, UserId
 from protocol.people import SetAnonymity, Switched
-from server.hub.connection import Connection, Session
+from server.hub.connection import Connection
 from server.hub.dispatch import Call, handles
+from server.hub.identity import Session
 from server.limits import check
 from server.presence import PresenceTracker
 from storage import people

@@ -18,8 +18,9 @@ from typing import Final
 from protocol.envelope import RoomId, UserId
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import Departure, Room, RoomUnlocked
-from server.hub.connection import Connection, Session
+from server.hub.connection import Connection
 from server.hub.hub import Hub
+from server.hub.identity import Session
 from storage import previews
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool

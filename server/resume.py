@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING
 
 from protocol.refusals import ErrorCode, Refused
 from protocol.session import Position, Resumed
-from server.hub.connection import Connection, Session
+from server.hub.connection import Connection
+from server.hub.identity import Session
 from server.hub.members import Room
 from server.rooms import Admission, admit, enter, recent_lines
 

@@ -29,8 +29,9 @@ from protocol.rooms import (
     SendCue,
 )
 from protocol.text import normalised
-from server.hub.connection import Connection, Session
+from server.hub.connection import Connection
 from server.hub.dispatch import Call, handles
+from server.hub.identity import Session
 from server.hub.members import Room as ActiveRoom
 from server.previews import without_limit
 from storage import rooms

@@ -33,8 +33,9 @@ from protocol.session import (
     Welcome,
 )
 from server import resume
-from server.hub.connection import Connection, Session
+from server.hub.connection import Connection
 from server.hub.dispatch import Call, handles
+from server.hub.identity import Session
 from server.hub.members import Members
 from server.person_events import Feed
 from server.rooms import put_out

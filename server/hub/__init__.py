@@ -15,9 +15,10 @@ What may never enter the loop over sockets
     Encoding, framing, awaiting, a task, a log line, an object per receiver. A test counts.
 
 The files
-    `connection` alone knows a transport; `handshake` says who gets one. `fanout`, `outbox`, `replay`, `pulse`, `limits`, `wheel` and `members` are plain
-    synchronous objects. `dispatch` runs commands, `subscriptions` keeps the node's rooms whole, `drain` stops a node. No
-    file here knows a domain; domains plug in through `hub.Hub` and `dispatch.handles`.
+    `connection` alone knows a transport; `handshake` says who gets one, `identity` who they are. `fanout`, `outbox`, `backlog`,
+    `replay`, `pulse`, `limits`, `wheel` and `members` are plain synchronous objects. `dispatch` runs commands, `subscriptions`
+    keeps the node's rooms whole, `drain` stops a node. No file here knows a domain; domains plug in through `hub.Hub` and
+    `dispatch.handles`.
 
 Figures: ``python -m bench fanout`` prints deliveries per second and the server's CPU per delivery on this machine.
 """

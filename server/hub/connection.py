@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from websockets.frames import Frame, Opcode
@@ -19,12 +18,13 @@ from websockets.protocol import State
 
 from protocol.closing import CloseCode
 from protocol.codec import JSON
-from protocol.envelope import Command, Message, Person, RoomId, SessionId, UserId
+from protocol.envelope import Command, Message, RoomId
 from protocol.frames import deflated_frame, server_frame
 from protocol.session import Shed, TokenExpiring
 from server.hub import handshake
 from server.hub.backlog import Backlog
 from server.hub.fanout import frames
+from server.hub.identity import Session
 from server.hub.limits import Bucket
 from server.hub.members import Dialect, Room
 from server.hub.outbox import Outbox
@@ -49,72 +49,6 @@ JITTER: Final = (0.8, 0.95)
 vanished, and its presence, are gone after 40 s: 24 of silence, 10 for an answer, 5 of grace."""
 CONTROL_RATE: Final = 20.0
 CONTROL_BURST: Final = 200.0
-
-
-class Session:
-    """Who is on a connection. What they may do is read from here, so a change takes effect at once, everywhere."""
-
-    __slots__ = (
-        "anonymous",
-        "as_of",
-        "expires_at",
-        "faces",
-        "id",
-        "masked",
-        "role",
-        "tier",
-        "user",
-        "user_id",
-        "warned",
-    )
-
-    def __init__(
-        self,
-        session: SessionId,
-        user: Person,
-        *,
-        role: str,
-        tier: str,
-        expires_at: float,
-        as_of: int = 0,
-        anonymous: bool = False,
-        masked: Callable[[RoomId], Person] | None = None,
-    ) -> None:
-        self.id = session
-        self.user = user
-        self.user_id: UserId = user.id
-        self.role = role
-        self.tier = tier
-        self.expires_at = expires_at
-        """When the access token ends, in loop time."""
-        self.as_of = as_of
-        """The offset of the person's newest event when this was read: what was read before it is older."""
-        self.warned = False
-        self.anonymous = anonymous
-        self.masked = masked
-        """Tells the pseudonym in a room."""
-        self.faces: dict[RoomId, Person] = {}
-        """As whom this connection is seen, in each of its rooms."""
-
-    def face(self, room: RoomId) -> Person:
-        """Return as whom this person is to be seen in a room."""
-        return self.user if self.masked is None or not self.anonymous else self.masked(room)
-
-    def is_one(self, person: Person, room: RoomId) -> bool:
-        """Say whether somebody who is seen in a room is this person, under whichever name."""
-        if person.id == self.user_id:
-            return True
-        return self.masked is not None and person.id == self.masked(room).id
-
-    @property
-    def moderates(self) -> bool:
-        """Whether this person may act on what others wrote."""
-        return self.role in ("MODERATOR", "ADMIN")
-
-    @property
-    def premium(self) -> bool:
-        """Whether premium rooms are open to this person."""
-        return self.tier != "FREE" or self.role in ("MODERATOR", "ADMIN")
 
 
 class Connection(asyncio.Protocol):

@@ -27,7 +27,8 @@ from protocol.codec import Unreadable
 from protocol.envelope import Answer, Command, CommandId, Error, RoomId, RoomRef
 from protocol.refusals import Disconnect, ErrorCode, Refused
 from protocol.session import Hello
-from server.hub.connection import Connection, Session
+from server.hub.connection import Connection
+from server.hub.identity import Session
 from server.hub.members import Room
 from server.limits import rate_limited
 from storage.redis.limits import Limit

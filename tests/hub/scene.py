@@ -11,8 +11,9 @@ from websockets.typing import Origin
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.envelope import Person, RoomId, SessionId, UserId
 from protocol.rooms import Cue
-from server.hub.connection import Connection, Session
+from server.hub.connection import Connection
 from server.hub.hub import Hub, Limits
+from server.hub.identity import Session
 from server.hub.members import Room
 from server.hub.replay import Replay
 from storage.redis.publications import Kind, Packet

@@ -430,22 +430,3 @@ def test_is_freed_at_once() -> None:
         assert mine == []
     finally:
         gc.enable()
-
-
-def test_what_a_session_may() -> None:
-    """Moderators act on what others wrote; who pays, and they, see premium rooms."""
-    may = {}
-    for role in ("MEMBER", "CREATOR", "MODERATOR", "ADMIN"):
-        for tier in ("FREE", "PREMIUM_YEARLY"):
-            session = session_of(1, role=role, tier=tier)
-            may[role, tier] = session.moderates, session.premium
-    assert may == {
-        ("MEMBER", "FREE"): (False, False),
-        ("MEMBER", "PREMIUM_YEARLY"): (False, True),
-        ("CREATOR", "FREE"): (False, False),
-        ("CREATOR", "PREMIUM_YEARLY"): (False, True),
-        ("MODERATOR", "FREE"): (True, True),
-        ("MODERATOR", "PREMIUM_YEARLY"): (True, True),
-        ("ADMIN", "FREE"): (True, True),
-        ("ADMIN", "PREMIUM_YEARLY"): (True, True),
-    }

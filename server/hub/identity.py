@@ -1,0 +1,73 @@
+"""Who is on a connection, and what they may do: read from one object, so a change takes effect at once, everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from protocol.envelope import Person, RoomId, SessionId, UserId
+
+
+class Session:
+    """A live session: there is none before hello has succeeded."""
+
+    __slots__ = (
+        "anonymous",
+        "as_of",
+        "expires_at",
+        "faces",
+        "id",
+        "masked",
+        "role",
+        "tier",
+        "user",
+        "user_id",
+        "warned",
+    )
+
+    def __init__(
+        self,
+        session: SessionId,
+        user: Person,
+        *,
+        role: str,
+        tier: str,
+        expires_at: float,
+        as_of: int = 0,
+        anonymous: bool = False,
+        masked: Callable[[RoomId], Person] | None = None,
+    ) -> None:
+        self.id = session
+        self.user = user
+        self.user_id: UserId = user.id
+        self.role = role
+        self.tier = tier
+        self.expires_at = expires_at
+        """When the access token ends, in loop time."""
+        self.as_of = as_of
+        """The offset of the person's newest event when this was read: what was read before it is older."""
+        self.warned = False
+        self.anonymous = anonymous
+        self.masked = masked
+        """Tells the pseudonym in a room."""
+        self.faces: dict[RoomId, Person] = {}
+        """As whom this connection is seen, in each of its rooms."""
+
+    def face(self, room: RoomId) -> Person:
+        """Return as whom this person is to be seen in a room."""
+        return self.user if self.masked is None or not self.anonymous else self.masked(room)
+
+    def is_one(self, person: Person, room: RoomId) -> bool:
+        """Say whether somebody who is seen in a room is this person, under whichever name."""
+        if person.id == self.user_id:
+            return True
+        return self.masked is not None and person.id == self.masked(room).id
+
+    @property
+    def moderates(self) -> bool:
+        """Whether this person may act on what others wrote."""
+        return self.role in ("MODERATOR", "ADMIN")
+
+    @property
+    def premium(self) -> bool:
+        """Whether premium rooms are open to this person."""
+        return self.tier != "FREE" or self.role in ("MODERATOR", "ADMIN")
