@@ -59,9 +59,9 @@ def test_a_full_node_is_left_alone_until_it_is_due(garbage: Garbage) -> None:
     began = garbage._collected_at
     assert not garbage.look(began + LONGEST - 1)
     assert knot() is not None
-    assert garbage.look(began + LONGEST)
+    assert garbage.look(began + LONGEST + 1)
     assert knot() is None
-    assert not garbage.look(began + LONGEST + 1)
+    assert not garbage.look(began + LONGEST + 2)
 
 
 def test_pauses_are_counted(garbage: Garbage) -> None:
@@ -69,5 +69,5 @@ def test_pauses_are_counted(garbage: Garbage) -> None:
     before = garbage.collections
     gc.collect(0)
     gc.collect()
-    assert garbage.collections == before + 2
+    assert garbage.collections >= before + 2  # a young one may come by itself
     assert 0 < garbage.worst <= garbage.seconds

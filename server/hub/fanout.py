@@ -5,8 +5,8 @@ frame is built at most once per dialect that someone in the room speaks (four at
 there is one call per socket and nothing else: no encoding, no await, no task, no object per receiver.
 
 A room of thousands would hold up everyone else's commands and heartbeats while it is written to, so a turn stops after
-`SLICE` writes and goes on in the next one. A room is framed when its turn has come and not before: what is said in it while
-others are written to goes along.
+`SLICE` writes, lets the loop go round a few times, and goes on. A room is framed when its turn has come and not before:
+what is said in it while others are written to goes along.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 SLICE = 500
 """Writes in one turn of the loop: about 4 ms. Measured with 1,000 in a room at 400 messages/s: slices of 200 cost 10 % more
 CPU per delivery, without slices the 99th percentile of an answer is twice as high."""
+
+BREATHS = 2
+"""Rounds of the loop between two slices. A command takes several (it is read, committed, answered), and would wait for a whole
+slice in each. Measured with 100 rooms of 100 at 20 lines/s: the median of an answer fell from 74 to 23 ms and that of an
+arrival from 148 to 82 ms, for the same CPU; five rounds brought no more."""
 
 
 def frames(packets: Sequence[Packet], dialect: Dialect) -> bytes:
@@ -89,9 +94,16 @@ class Fanout:
             self._frame(self._next_rooms(left))
             self._write(left)
         if self._writes or self._dirty:
-            self._loop.call_soon(self.turn)
+            self._loop.call_soon(self._breathe, BREATHS)
         else:
             self._scheduled = False
+
+    def _breathe(self, left: int) -> None:
+        """Let the loop go round `left` more times before the next slice."""
+        if left:
+            self._loop.call_soon(self._breathe, left - 1)
+        else:
+            self.turn()
 
     def _next_rooms(self, most: int) -> list[Room]:
         """Take rooms in their order until they have `most` connections; the others go on gathering meanwhile."""

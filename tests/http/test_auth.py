@@ -177,12 +177,16 @@ async def test_guessing_is_slowed(servers: Servers, valkey: Valkey) -> None:
     strict = await servers.settings(REDIS_URL=valkey.url, LOOPROOMS_LIMITS_FACTOR="1")
     async with serving(strict) as site:
         account = await site.register()
-        answers = [
-            await site.post("/auth/login", email=f"nobody{number}@example.org", password="guess guess")
-            for number in range(21)
-        ]
-        assert [answer.status_code for answer in answers] == [401] * 20 + [429]
-        assert int(answers[-1].headers["retry-after"]) >= 1
+        guesses = 0
+        while (
+            answer := await site.post("/auth/login", email=f"n{guesses}@example.org", password="guess guess")
+        ).is_error:
+            if answer.status_code == 429:
+                break
+            assert answer.status_code == 401
+            guesses += 1
+        assert 20 <= guesses < 40  # on a slow machine one or the other has come back meanwhile
+        assert int(answer.headers["retry-after"]) >= 1
         hashed = site.passwords.hashed
         answer = await site.post("/auth/login", email=account["email"], password=PASSWORD)
         assert answer.status_code == 429

@@ -11,8 +11,9 @@ from storage.postgres.listener import listen
 from storage.postgres.pool import Pool
 from tests.redis.valkeys import until
 
-DROP = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'looprooms listener'"
-WORKS = "select count(*) from pg_stat_activity where application_name = 'looprooms listener'"
+OURS = "from pg_stat_activity where application_name = 'looprooms listener' and datname = current_database()"
+DROP = f"select pg_terminate_backend(pid) {OURS}"
+WORKS = f"select count(*) {OURS}"
 
 
 class Ear:
