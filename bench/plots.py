@@ -21,6 +21,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 46
 COLOURS: Final = 8
 _TAIL: Final = (50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 """Percentiles that are written on the axis of a distribution."""
+_MOST_DOTS: Final = 60
+"""Points of a line that are still drawn as such."""
 _BAR_HEIGHT, _BAR_GAP, _BAR_LEFT = 26, 8, 210
 
 
@@ -145,6 +147,8 @@ def _lines(
         path = "L".join(f"{x(one)} {y(other)}" for one, other in points)
         if path:
             parts.append(f'<path class="line {colour}" d="M{path}"/>')
+        if len(points) > _MOST_DOTS:
+            continue
         parts += [
             f'<circle class="dot {colour}" cx="{x(one)}" cy="{y(other)}" r="3">'
             f"<title>{escape(name)}: {other:,.6g} {escape(plot.y)} at {x_shown(one)}</title></circle>"

@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 
 from bench.machine import machine_line
+from bench.peers.compare import OURS, OURS_DURABLE
 from bench.plots import COLOURS, distribution, drawn
 from bench.result import LESS, MORE, Curve, Figure, Result, Table, read, shown_value
 
@@ -25,6 +26,8 @@ _FIRST: Mapping[str, Sequence[str]] = {
     "idle": ("connections", "memory per connection", "share of a core, server", "still there at the end"),
     "http": ("answers", "/me p95", "CPU per request, server", "refused"),
     "mix": ("commands", "arrival p99", "line answered p99", "missed"),
+    "peers": tuple(f"most deliveries, {name}" for name in (OURS, OURS_DURABLE)),
+    "capacity": tuple(f"nodes, {people} people" for people in ("10,000", "100,000", "1,000,000")),
     "soak": ("memory grows by", "arrival p99", "missed", "twice"),
 }
 """The figures that stand at the top, in large."""
@@ -186,14 +189,16 @@ def _table(table: Table, *, plain: bool = False) -> str:
         if plain
         else f"<thead><tr>{''.join(f'<th>{escape(name)}</th>' for name in table.columns)}</tr></thead>"
     )
-    rows = "".join(
-        f"<tr><th>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
-        for row in table.rows
-    )
+    rows = "".join(f"<tr><th>{escape(row[0])}</th>{''.join(map(_cell, row[1:]))}</tr>" for row in table.rows)
     title = f"<h3>{escape(table.title)}</h3>" if table.title else ""
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     kind = ' class="facts"' if plain else ""
     return f'{title}<div class="scroll"><table{kind}>{head}<tbody>{rows}</tbody></table></div>{note}'
+
+
+def _cell(text: str) -> str:
+    kind = ' class="words"' if text[:1].isalpha() else ""
+    return f"<td{kind}>{escape(text)}</td>"
 
 
 def _folded(summary: str, content: str) -> str:
