@@ -72,7 +72,10 @@ class Team:
                     raise Unexpected("a process of testers has died")
                 if time.monotonic() > until:
                     raise Unexpected("a process of testers does not answer")
-            report = pipe.recv()
+            try:
+                report = pipe.recv()
+            except EOFError:
+                raise Unexpected("a process of testers has died") from None
             if isinstance(report, Unexpected):
                 raise report
             found.append(report)
