@@ -88,7 +88,7 @@ returning t.target_id, t.kind::text, t.target_kind::text, t.total, t.revision, l
 # Lines before rooms, as in every other statement, and rooms in one order.
 ERASE_LINES = """
 with gone as materialized (
-    select id, room_id, "offset" from chat_lines where author_id = $1 order by id limit $2 for update
+    select id, room_id, "offset" from chat_lines where author_id = $1 limit $2 for update
 ), wanted as (
     select room_id, count(*) as n from gone group by room_id
 ), locked as materialized (

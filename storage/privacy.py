@@ -42,6 +42,8 @@ KEPT_HOURS: Final = 24
 STALE_HOURS: Final = 1
 """An export that is not finished after so long is not waited for: asking again makes another one."""
 PIECE_CHARACTERS: Final = 262144
+READ_SECONDS: Final = 30.0
+"""How long a statement may take that reads all that somebody has in a table."""
 _PREFETCH: Final = 500
 
 EXPORTS_OF = Part(
@@ -91,6 +93,10 @@ select {_STATE} from exports where id = $1 and user_id = $2 and expires_at > now
 
 LOCK_PERSON = """
 select true from users where id = $1 for no key update
+"""
+
+ALLOW_TIME = f"""
+set local statement_timeout = '{READ_SECONDS:.0f}s'
 """
 
 BEGIN_EXPORT = """
@@ -179,9 +185,11 @@ async def make_export(pool: Pool, sealer: Sealer, export: UUID) -> None:
         answering(pool) as reading,
         reading.transaction(isolation="repeatable_read", readonly=True),
     ):
+        await reading.execute(ALLOW_TIME)
         in_all = 0
         for part in PARTS:
-            in_all += await reading.fetchval(f"select count(*) from ({part.rows}) as theirs", user)
+            count = f"select count(*) from ({part.rows}) as theirs"
+            in_all += await reading.fetchval(count, user, timeout=READ_SECONDS)
         place = done = 0
         async for text, done in _pieces(reading, sealer, user):
             piece = _piece_id(export, place)
@@ -235,7 +243,7 @@ async def _texts(connection: Connection, sealer: Sealer, user: UserId) -> AsyncI
     for part in PARTS:
         yield f'{opening}"{part.name}":[', 0
         comma = ""
-        async for row in connection.cursor(part.rows, user, prefetch=_PREFETCH):
+        async for row in connection.cursor(part.rows, user, prefetch=_PREFETCH, timeout=READ_SECONDS):
             yield comma + msgspec.json.encode(part.given(sealer, row)).decode(), 1
             comma = ","
         yield "]", 0
