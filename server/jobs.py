@@ -188,6 +188,9 @@ class Jobs:
                     pause = min(POLL_SECONDS, max(LEAST_PAUSE, due))
             except Refused:
                 taken = []
+            except Exception:
+                _LOGGER.exception("jobs could not be taken")
+                taken = []
             for job in taken:
                 self._begin(job)
             if not taken:
@@ -265,6 +268,9 @@ class Jobs:
             await saying
         except Refused:
             return False
+        except Exception:
+            _LOGGER.exception("what became of a job could not be stored")
+            return False
         return True
 
     # What is done by the clock.
@@ -284,6 +290,8 @@ class Jobs:
                 self.counts = await jobs.count(self._pool)
             except Refused:
                 _LOGGER.debug("jobs could not be tended: Postgres is out of reach")
+            except Exception:
+                _LOGGER.exception("jobs could not be tended")
             await asyncio.sleep(TEND_SECONDS)
 
 

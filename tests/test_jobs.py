@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from server.jobs import PERFORMERS, GiveUp, Jobs, TryAgain, performs
@@ -205,6 +206,36 @@ async def test_a_lost_connection(pool: Pool, database_url: str, monkeypatch: pyt
         )
         await enqueue(pool, errand())
         await until(lambda: ERRANDS.ended == 2)
+
+
+async def test_what_nobody_thought_of(
+    pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever Postgres says to the worker, it is logged, and the worker goes on."""
+    caplog.set_level(logging.CRITICAL)
+    monkeypatch.setattr("server.jobs.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("server.jobs.TEND_SECONDS", 0.05)
+    left = Counter(dict.fromkeys(("take", "finish", "count"), 2))
+
+    def failing(name: str) -> Callable[..., Awaitable[Any]]:
+        truly = getattr(jobs, name)
+
+        async def fails_first(*arguments: Any, **more: Any) -> Any:
+            left[name] -= 1
+            if left[name] >= 0:
+                raise asyncpg.DeadlockDetectedError("deadlock detected")
+            return await truly(*arguments, **more)
+
+        return fails_first
+
+    for name in left:
+        monkeypatch.setattr(jobs, name, failing(name))
+    async with worker(pool, database_url) as running:
+        await enqueue(pool, errand())
+        await nothing_left(pool)
+        await until(lambda: running.counts)
+    assert ERRANDS.ended == 1
+    assert max(left.values()) < 0
 
 
 async def test_each_once_over_two_nodes(pool: Pool, database_url: str) -> None:

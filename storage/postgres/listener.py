@@ -7,7 +7,7 @@ a pooler in transaction mode carries none. Whoever listens looks again by a cloc
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -16,14 +16,20 @@ import asyncpg
 from protocol.refusals import Refused
 from storage.postgres.pool import CONNECT_SECONDS, unavailable
 
+_LOGGER = logging.getLogger("looprooms.postgres")
+
 AGAIN_SECONDS: Final = 1.0
 
 
 async def listen(dsn: str, channel: str, heard: Callable[[], None]) -> None:
     """Call `heard` for each notification on `channel`, and whenever some may have been missed; for ever."""
     while True:
-        with contextlib.suppress(Refused):
+        try:
             await _listen_once(dsn, channel, heard)
+        except Refused:
+            pass
+        except Exception:
+            _LOGGER.exception("notifications can't be heard")
         await asyncio.sleep(AGAIN_SECONDS)
 
 

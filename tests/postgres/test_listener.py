@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -84,3 +85,23 @@ async def until_nobody(pool: Pool) -> None:
     """Wait until no listener is connected: it leaves nothing behind."""
     while await pool.fetchval(WORKS):  # noqa: ASYNC110 - Postgres has no event for it
         await asyncio.sleep(0.002)
+
+
+async def test_what_nobody_thought_of(
+    pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong is logged, and tried again: nobody goes deaf by a bug."""
+    caplog.set_level(logging.CRITICAL)
+    once, fails = module._listen_once, [True, True]
+
+    async def fails_first(*arguments: object) -> None:
+        if fails:
+            fails.pop()
+            raise RuntimeError("what is this")
+        await once(*arguments)  # type: ignore[arg-type] # as they came
+
+    monkeypatch.setattr(module, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_listen_once", fails_first)
+    ear = Ear(database_url)
+    await until(lambda: ear.heard == 1)
+    await ear.aclose()
