@@ -16,6 +16,7 @@ from bench import (
     commits,
     connects,
     fanout,
+    figures,
     growth,
     http,
     idle,
@@ -24,6 +25,7 @@ from bench import (
     presence,
     reactions,
     soak,
+    start,
     storm,
 )
 from bench.asking import data_option, kept_option, question_options, site_options, split
@@ -90,6 +92,46 @@ def peers_command(*, lock: Path | None, to: Path | None, kept: Path | None, **op
     _tell(result, kept)
     if to is not None:
         to.write_text(compare.markdown(result), "utf-8")
+
+
+@main.command("start", help=inspect.cleandoc(start.__doc__ or ""))
+@question_options(start.Question)
+@site_options
+@kept_option
+def start_command(*, kept: Path | None, **options: Any) -> None:
+    site, own = split(options)
+    _tell(start.ask(start.Question(**own), site), kept)
+
+
+@main.command("figures", help=inspect.cleandoc(figures.__doc__ or ""))
+@click.argument("names", nargs=-1)
+@site_options
+@lock_option
+@click.option(
+    "--results",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=RESULTS,
+    help="Folder of the results.",
+)
+@click.option(
+    "--readme",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Replace the section of figures in this file.",
+)
+def figures_command(
+    *, names: tuple[str, ...], lock: Path | None, folder: Path, readme: Path | None, **options: Any
+) -> None:
+    site, _ = split(options)
+    figures.ask(names, site, lock, folder, lambda said: click.echo(said, err=True))
+    results = figures.kept(folder)
+    planned = figures.plan(results)
+    if planned is not None:
+        write(folder / "capacity.json", planned)
+    text = figures.section({name: one for name, one in results.items() if name != "capacity"}, planned)
+    click.echo(text)
+    if readme is not None:
+        readme.write_text(figures.into_readme(readme.read_text("utf-8"), text), "utf-8")
 
 
 @main.command("growth", help=inspect.cleandoc(growth.__doc__ or ""))

@@ -193,3 +193,22 @@ def in_columns(table: Table) -> str:
         for line in lines
     ]
     return "\n".join([table.title, *text, *([f"  {table.note}"] if table.note else [])])
+
+
+def as_markdown(table: Table) -> str:
+    """Return a table as Markdown: words to the left, figures to the right."""
+    sides = [
+        "---:"
+        if column and all(not row[column][:1].isalpha() or len(row[column]) < 8 for row in table.rows)
+        else "---"
+        for column in range(len(table.columns))
+    ]
+    lines = [
+        f"**{table.title}**",
+        "",
+        "| " + " | ".join(table.columns) + " |",
+        "| " + " | ".join(sides) + " |",
+        *("| " + " | ".join(row) + " |" for row in table.rows),
+        "",
+    ]
+    return "\n".join([*lines, table.note, ""] if table.note else lines)

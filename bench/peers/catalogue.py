@@ -25,6 +25,7 @@ class Peer(msgspec.Struct, frozen=True):
     command: Callable[[Workshop], list[str]]
     environment: dict[str, str] = {}
     needs_redis: bool = False
+    knows_rooms: bool = False
 
 
 def _python(file: str) -> Callable[[Workshop], list[str]]:
@@ -50,10 +51,10 @@ PEERS = (
     Peer("C, only sends (the floor)", Plain(), _floor),
     Peer("uWebSockets (C++), socketify", Plain(), _python("socketify_topic.py")),
     Peer("ws on Node", Plain(), _node("ws.mjs")),
-    Peer("Socket.IO on Node", SocketIo(), _node("socketio.mjs")),
+    Peer("Socket.IO on Node", SocketIo(), _node("socketio.mjs"), knows_rooms=True),
     Peer("websockets.broadcast", Plain(), _python("broadcast.py")),
     Peer("Starlette on uvicorn", Plain(), _python("starlette_loop.py")),
-    Peer("python-socketio", SocketIo(), _python("python_socketio.py")),
+    Peer("python-socketio", SocketIo(), _python("python_socketio.py"), knows_rooms=True),
     Peer("Django Channels, memory", Plain(), _python("channels_group.py")),
     Peer("Django Channels, Redis", Plain(), _python("channels_group.py"), needs_redis=True),
     Peer(

@@ -21,7 +21,7 @@ from bench.machine import machine_line
 from bench.meter import Meter, usage
 from bench.peers.catalogue import PEERS, Peer, peer_running
 from bench.peers.install import Missing, Workshop
-from bench.result import Figure, Plot, Result, Table, new_result
+from bench.result import Figure, Plot, Result, Table, as_markdown, new_result
 from bench.roomlog import Unexpected
 from bench.team import Team, employed
 from bench.tongue import Looprooms, Seat, Tongue
@@ -39,13 +39,19 @@ _DRAIN_SECONDS = 3.0
 class Question(msgspec.Struct, kw_only=True):
     """What is asked."""
 
-    members: Annotated[int, Meta(description="People in the room, authors included.")] = 1000
-    rates: Annotated[str, Meta(description="Events a second, by commas, rising.")] = "50,400,2000"
+    members: Annotated[int, Meta(description="People in each room, authors included.")] = 1000
+    rooms: Annotated[
+        int, Meta(description="Rooms; with more than one only those are asked that know rooms.")
+    ] = 1
+    rates: Annotated[str, Meta(description="Events a second in each room, by commas, rising.")] = (
+        "50,400,2000"
+    )
     seconds: Annotated[float, Meta(description="Length of each measured span.")] = 3.0
     warmup: Annotated[float, Meta(description="Seconds of the same load before it.")] = 1.0
-    authors: Annotated[int, Meta(description="Connections that speak.")] = 16
+    authors: Annotated[int, Meta(description="Connections that speak in each room.")] = 16
     rounds: Annotated[int, Meta(description="Rounds; each figure is the median of them.")] = 3
     size: Annotated[int, Meta(description="Characters of a text.")] = 60
+    ours: Annotated[bool, Meta(description="Whether ours are among them.")] = True
     only: Annotated[
         str, Meta(description="Names of peers, by commas; a part of each is enough. Empty: all.")
     ] = ""
@@ -86,16 +92,21 @@ def ask(question: Question, site: Site, lock: Path | None) -> Result:
     """Put the question to all. With `lock` each measurement holds that file's lock, so that others can wait for it."""
     rates = [float(rate) for rate in question.rates.split(",")]
     workshop = Workshop(site.data / "peers")
-    chosen = [peer for peer in PEERS if _wanted(peer.name, question.only)]
+    chosen = [
+        peer
+        for peer in PEERS
+        if _wanted(peer.name, question.only) and (peer.knows_rooms or question.rooms == 1)
+    ]
     by_name = {peer.name: peer for peer in chosen}
-    records = {name: Record() for name in [OURS, OURS_DURABLE, *by_name]}
+    records = {name: Record() for name in [*([OURS, OURS_DURABLE] if question.ours else []), *by_name]}
     for one in chosen:
         try:
             one.command(workshop)
         except Missing as reason:
             records[one.name].missing = str(reason)
     with opened(site) as ground, ground.progress.counting("turns", question.rounds * len(records)) as ready:
-        ground.people(question.members)
+        if question.ours:
+            ground.people(question.members)
         turns = 0
         for _ in range(question.rounds):
             for name, record in records.items():
@@ -128,15 +139,16 @@ def _turn(
     """Have one of them measured at all rates, until it is full."""
     if peer is None:
         seats = ground.seats(
-            rooms=1, members=question.members, authors=question.authors, by_host=name == OURS
+            rooms=question.rooms, members=question.members, authors=question.authors, by_host=name == OURS
         )
         tongue: Tongue = Looprooms(ground.subprotocol, cue=name == OURS)
         addresses, nodes = ground.addresses, ground.pids
         _rates(question, rates, tongue, addresses, seats.listeners, seats.authors, nodes, ground, record)
         return
     with peer_running(peer, workshop, CORES["server"] if ground.tester_cores else None) as (port, pid):
-        listeners = [[Seat("", "room")] * (question.members - question.authors)]
-        authors = [[Seat("", "room")] * question.authors]
+        seats_in = [Seat("", f"room-{number}") for number in range(question.rooms)]
+        listeners = [[seat] * (question.members - question.authors) for seat in seats_in]
+        authors = [[seat] * question.authors for seat in seats_in]
         _rates(question, rates, peer.tongue, [("127.0.0.1", port)], listeners, authors, [pid], ground, record)
 
 
@@ -186,7 +198,7 @@ def result(
     found = new_result(
         "peers",
         this_package.__doc__,
-        f"peers: {question.members:,} people, {question.rates} events/s, {question.rounds} rounds",
+        f"peers: {question.rooms:,} x {question.members:,} people, {question.rates} events/s, {question.rounds} rounds",
         question,
         conditions,
     )
@@ -252,7 +264,7 @@ def table(rates: Sequence[float], records: dict[str, Record]) -> Table:
         "CPU is of the server's process, per event received by one connection; idle is its share of a core when all are there "
         "and nothing is said, which is part of the CPU of slow rates; all figures are medians of the rounds."
     )
-    return Table("One room, one core", columns, rows, note)
+    return Table("On one core", columns, rows, note)
 
 
 def ratios(rates: Sequence[float], measured: dict[str, Record]) -> Table:
@@ -274,16 +286,6 @@ def ratios(rates: Sequence[float], measured: dict[str, Record]) -> Table:
 def markdown(found: Result) -> str:
     """Return the tables as they stand in the README, with the command and the date."""
     parts = [f"`{found.command}`, {found.at[:10]}, {found.conditions['machine']}.", ""]
-    for one in found.tables:
-        parts += [
-            f"**{one.title}**",
-            "",
-            "| " + " | ".join(one.columns) + " |",
-            "| --- " + "| ---: " * (len(one.columns) - 1) + "|",
-            *("| " + " | ".join(row) + " |" for row in one.rows),
-            "",
-            one.note,
-            "",
-        ]
+    parts += [as_markdown(one) for one in found.tables]
     parts += [f"- {note}" for note in found.notes]
     return "\n".join(parts).rstrip() + "\n"

@@ -34,7 +34,7 @@ class Plain:
 
 
 class SocketIo:
-    """Engine.IO 4 and Socket.IO 5, websocket only: packets are text with a number in front."""
+    """Engine.IO 4 and Socket.IO 5, websocket only: packets are text with a number in front. Each sits in a room."""
 
     path = "/socket.io/?EIO=4&transport=websocket"
     subprotocol: str | None = None
@@ -42,23 +42,28 @@ class SocketIo:
     answers = False
     joins = False
 
-    def enter(self, seat: Seat) -> Entering:  # noqa: ARG002 - nobody asks who one is
-        """Wait for the open packet, connect to the namespace, wait for its answer."""
+    def enter(self, seat: Seat) -> Entering:
+        """Wait for the open packet, connect to the namespace, and join the room; each has its answer."""
         yield from _until(lambda payload: payload.startswith(b"0"), None)
         yield from _until(lambda payload: payload.startswith(b"40"), b"40")
+        yield from _until(lambda payload: payload == b'42["joined"]', _event("join", seat.room))
         return 0
 
     def say(self, room: str, number: int, text: str, key: str) -> bytes:  # noqa: ARG002 - one form for all tongues
         """Return an event."""
-        return b'42["say","' + text.encode() + b'"]'
+        return _event("say", room, text)
 
     def read(self, payload: bytes) -> Heard | Answered | Other:
         """Tell events, pings and the rest apart."""
-        if payload.startswith(b"42"):
+        if payload.startswith(b'42["say"'):
             return Heard(mark_in(json.loads(payload[2:])[1]))
         if payload == b"2":
             return Other("ping", reply=b"3")
         return Other("packet")
+
+
+def _event(*parts: str) -> bytes:
+    return b"42" + json.dumps(parts, separators=(",", ":")).encode()
 
 
 class Centrifugo:

@@ -90,8 +90,9 @@ def _enter(steps: Entering, payloads: list[bytes]) -> list[bytes | None]:
 def test_socket_io_is_spoken() -> None:
     """Open, connect, events with their name, and pings that want an answer."""
     tongue = SocketIo()
-    assert _enter(tongue.enter(SEAT), [b'0{"sid":"x"}', b'40{"sid":"y"}']) == [None, b"40"]
-    assert tongue.say("room", 7, "7 123 ..", "key") == b'42["say","7 123 .."]'
+    answers = [b'0{"sid":"x"}', b'40{"sid":"y"}', b'42["joined"]']
+    assert _enter(tongue.enter(SEAT), answers) == [None, b"40", b'42["join","room"]']
+    assert tongue.say("room", 7, "7 123 ..", "key") == b'42["say","room","7 123 .."]'
     assert tongue.read(b'42["say","7 123 .."]') == Heard((7, 123))
     assert tongue.read(b"2") == Other("ping", reply=b"3")
     assert tongue.read(b"41") == Other("packet")
