@@ -24,6 +24,7 @@ from bench import (
     peers,
     presence,
     reactions,
+    slow,
     soak,
     start,
     storm,
@@ -37,7 +38,7 @@ from bench.result import Result, described, read, write
 from bench.roomlog import Unexpected
 from bench.turns import lock_option
 
-SCENARIOS = (fanout, chat, reactions, presence, connects, storm, idle, http, mix, soak)
+SCENARIOS = (fanout, chat, reactions, presence, connects, storm, idle, http, mix, slow, soak)
 """Modules with a `Question` and an ``ask(question, ground)``; the docstring of each is its question in words."""
 
 RESULTS = Path(__file__).with_name("results")

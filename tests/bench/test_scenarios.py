@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from bench import chat, connects, fanout, http, idle, mix, presence, reactions, soak, storm
+from bench import chat, connects, fanout, http, idle, mix, presence, reactions, slow, soak, storm
 from bench.ground import Ground
 
 
@@ -107,6 +107,16 @@ def test_whoever_behaves_misses_nothing(ground: Ground) -> None:
         assert result.value(name) == 0, name
     assert result.value("lines begun") == result.value("lines acknowledged") > 0
     assert result.value("rooms resumed") > 0
+
+
+def test_people_who_do_not_read(ground: Ground) -> None:
+    """Two come in and read nothing, in every other span; whoever reads has every line."""
+    question = slow.Question(
+        members=6, slow=2, rate=20, rounds=2, seconds=0.5, warmup=0.3, authors=2, sample=1
+    )
+    result = slow.ask(question, ground)
+    assert result.value("missing") == 0
+    assert [curve.count for curve in result.curves] == [(6 - 2) * 2 * 10] * 2
 
 
 def test_a_soak_reads_what_could_grow(ground: Ground) -> None:
