@@ -18,6 +18,8 @@ from tests.visitors import Visitor, approach, bystander, visit
 MANY = 100_000
 BURST = 100
 """Commands at once, by the settings of every day."""
+GIVEN_BACK = 100
+"""What time may give back meanwhile: two seconds' worth, on a machine that has much else to do."""
 
 TINY = {
     "nonsense": b"x",
@@ -63,11 +65,11 @@ async def test_a_hundred_thousand_tiny_messages(nodes: Standing, room: Room, pay
         visitor.connection.transport.write(frames(payload))
         told = await outcome(visitor)
         answered = [message for message in visitor.heard if message.get("id") == 7]
-        assert told[ErrorCode.RATE_LIMITED] == PATIENCE
+        assert PATIENCE <= told[ErrorCode.RATE_LIMITED] <= PATIENCE + GIVEN_BACK
         assert all(
             error["retry_after"] > 0 for error in visitor.errors if error["code"] == ErrorCode.RATE_LIMITED
         )
-        assert len(answered) <= BURST + PATIENCE + 50  # and as many more as the time gave back
+        assert len(answered) <= BURST + PATIENCE + 2 * GIVEN_BACK
 
 
 async def test_before_hello(nodes: Standing, room: Room) -> None:
@@ -87,7 +89,7 @@ async def test_right_behind_hello(nodes: Standing, room: Room) -> None:
         stranger.connection.transport.write(frames(TINY["pings"]))
         await outcome(stranger)
         pongs = [message for message in stranger.heard if message["type"] == "session.ponged"]
-        assert len(pongs) <= BURST + 50
+        assert len(pongs) <= BURST + GIVEN_BACK
 
 
 async def test_three_hundred_joins_of_one_room(nodes: Standing, room: Room) -> None:
@@ -103,6 +105,7 @@ async def test_three_hundred_joins_of_one_room(nodes: Standing, room: Room) -> N
         assert {answer["online"] for answer in answers if "online" in answer} == {2}
         comer = visitor.welcome["user"]["id"]
         await until(lambda: comer in came(witness))
+        await asyncio.sleep(max(answer.get("retry_after", 0) for answer in answers))
         await visitor.call("room.leave", room=room.slug)
         await until(lambda: any(comer in message.get("leaves", ()) for message in witness.heard))
         assert came(witness).count(comer) == 1

@@ -78,13 +78,15 @@ async def test_a_premium_room_for_nothing(nodes: Standing, room: Room) -> None:
         joined = await visitor.join(premium)
         assert 0 < joined["preview_ends_in"] <= 1
         await visitor.say(premium, "a look around")
-        end = {
+        await until(lambda: any(message["type"] == "room.departure" for message in visitor.heard))
+        (end,) = [message for message in visitor.heard if message["type"] == "room.departure"]
+        assert end == {
             "type": "room.departure",
             "room": str(premium),
             "code": ErrorCode.PREMIUM_REQUIRED,
             "message": "Your preview of this looproom is over. Subscribe to stay.",
+            "pay": end["pay"],
         }
-        await until(lambda: any(end.items() <= heard.items() for heard in visitor.heard))
         answer = await visitor.call("room.join", room=str(premium))
         assert answer == refusal(answer, ErrorCode.PREMIUM_REQUIRED)
         answer = await visitor.say(premium, "one more word")
