@@ -24,6 +24,8 @@ BINARY = 0x2
 """Opcodes of frames (RFC 6455, section 5.2)."""
 
 DURABLE = ("chat.line", "chat.revision", "chat.removal")
+PATIENCE = 30.0
+"""Seconds that anything may take on a machine that has much else to do."""
 CHATTER_SECONDS = 0.02
 """Between two lines of a bystander: as many as one connection may say for long."""
 
@@ -54,7 +56,7 @@ class Visitor:
 
     async def call(self, type: str, **fields: Any) -> Message:  # noqa: A002 - as on the wire
         """Send a command and return its answer, be it an error."""
-        return await self.connection.call(type, **fields)
+        return await self.connection.call(type, **{"within": PATIENCE, **fields})
 
     async def join(self, room: RoomId) -> Message:
         """Enter a room; return its snapshot."""
@@ -70,7 +72,7 @@ class Visitor:
 
     async def hear(self, offset: int) -> None:
         """Wait until the event with this offset has come."""
-        await until(lambda: offset in self.offsets)
+        await until(lambda: offset in self.offsets, PATIENCE)
 
     @property
     def errors(self) -> list[Message]:
@@ -81,7 +83,7 @@ class Visitor:
         """Send a frame as it is; return the error that it is answered with."""
         known = len(self.errors)
         self.connection.frame(opcode, payload)
-        await until(lambda: len(self.errors) > known)
+        await until(lambda: len(self.errors) > known, PATIENCE)
         return self.errors[known]
 
     async def settle(self) -> None:
@@ -92,7 +94,7 @@ class Visitor:
 async def approach(host: Host) -> Visitor:
     """Connect, and say nothing."""
     visitor = Visitor()
-    visitor.connection = await open_raw(urlsplit(host.url).port or 0, visitor.heard.append)
+    visitor.connection = await open_raw(urlsplit(host.url).port or 0, visitor.heard.append, PATIENCE)
     return visitor
 
 
@@ -135,7 +137,7 @@ async def bystander(host: Host, room: RoomId, *, alone: bool = True) -> AsyncIte
         yield visitor
     finally:
         over.set()
-        await asyncio.wait({chatting}, timeout=5.0)
+        await asyncio.wait({chatting}, timeout=PATIENCE)
         chatting.cancel()
     assert chatting.done(), "a line was not answered"
     await chatting  # what went wrong in it
