@@ -21,6 +21,7 @@ from bench import (
     http,
     idle,
     mix,
+    overload,
     peers,
     presence,
     reactions,
@@ -38,7 +39,7 @@ from bench.result import Result, described, read, write
 from bench.roomlog import Unexpected
 from bench.turns import lock_option
 
-SCENARIOS = (fanout, chat, reactions, presence, connects, storm, idle, http, mix, slow, soak)
+SCENARIOS = (fanout, chat, reactions, presence, connects, storm, idle, http, mix, overload, slow, soak)
 """Modules with a `Question` and an ``ask(question, ground)``; the docstring of each is its question in words."""
 
 RESULTS = Path(__file__).with_name("results")

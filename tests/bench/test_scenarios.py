@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from bench import chat, connects, fanout, http, idle, mix, presence, reactions, slow, soak, storm
+from bench import chat, connects, fanout, http, idle, mix, overload, presence, reactions, slow, soak, storm
 from bench.ground import Ground
 
 
@@ -107,6 +107,17 @@ def test_whoever_behaves_misses_nothing(ground: Ground) -> None:
         assert result.value(name) == 0, name
     assert result.value("lines begun") == result.value("lines acknowledged") > 0
     assert result.value("rooms resumed") > 0
+
+
+def test_twice_as_much_as_was_carried(ground: Ground) -> None:
+    """The most that was carried is asked for twice; everything is answered, and nothing that was acknowledged is missing."""
+    question = overload.Question(members=6, authors=2, rates="20,40", seconds=0.5, warmup=0.2, sample=1)
+    result = overload.ask(question, ground)
+    assert result.value("missing") == result.value("duplicates") == 0
+    assert result.value("offered in the overload") == pytest.approx(2 * result.value("peak"), rel=0.01)
+    assert result.value("said") == result.value("acknowledged") + result.value("refused in words")
+    assert result.value("no answer") == 0
+    assert len(result.curves) == 3
 
 
 def test_people_who_do_not_read(ground: Ground) -> None:
