@@ -50,9 +50,9 @@ class Faces:
         self._staying: defaultdict[UserId, set[_Stay]] = defaultdict(set)
         """Who somebody was, and has not left yet."""
 
-    def masked(self, user: UserId) -> Callable[[RoomId], Person]:
-        """Return what tells the pseudonym of a person in a room."""
-        return lambda room: pseudonym(self._sealer, room, user)
+    def pseudonym(self, room: RoomId, user: UserId) -> Person:
+        """See `server.hub.identity.Masks`."""
+        return pseudonym(self._sealer, room, user)
 
     def enter(self, connection: Connection, room: RoomId) -> Person:
         """Note that a connection has entered a room, or is in it still; return as whom it is seen there."""
@@ -150,10 +150,12 @@ async def set_anonymity(call: Call, command: SetAnonymity) -> Switched:
     """Be anonymous, or be oneself again: at once here, and on other nodes when they hear of it."""
     check(await call.node.quotas.take(SWITCHES, str(call.session.user_id)))
     told = await people.set_anonymity(call.node.stores.pool, call.session.user_id, on=command.on)
-    for connection in call.node.hub.members.of_user(call.session.user_id):
-        if connection.session is not None and connection.session.anonymous != command.on:
-            connection.session.anonymous = command.on
-            connection.session.as_of = max([connection.session.as_of, *(one.packet.offset for one in told)])
-            call.node.faces.reconsider(connection)
+    for one in told:
+        for connection in call.node.hub.members.of_user(call.session.user_id):
+            session = connection.session
+            if session is not None and session.as_of < one.packet.offset:  # else it knows of a later switch
+                session.as_of = one.packet.offset
+                session.anonymous = command.on
+                call.node.faces.reconsider(connection)
     call.node.person_events.publish(told)
     return Switched(id=command.id, anonymous=command.on)

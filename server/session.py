@@ -237,7 +237,7 @@ async def _welcome(node: Node, connection: Connection, command: Hello, arrival: 
         expires_at=_in_loop_time(node, arrival.claims),
         as_of=live.person_last,
         anonymous=live.anonymous,
-        masked=node.faces.masked(live.user_id),
+        masks=node.faces,
     )
     places = await resume.prepare(node, session, command.resume)
     if not connection.open:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from protocol.envelope import Person, RoomId, SessionId, UserId
+
+
+class Masks(Protocol):
+    """Knows whom others see of people who are anonymous."""
+
+    def pseudonym(self, room: RoomId, user: UserId) -> Person:
+        """Return whom they see of a person in a room."""
+        ...
 
 
 class Session:
@@ -16,7 +24,7 @@ class Session:
         "expires_at",
         "faces",
         "id",
-        "masked",
+        "masks",
         "role",
         "tier",
         "user",
@@ -34,7 +42,7 @@ class Session:
         expires_at: float,
         as_of: int = 0,
         anonymous: bool = False,
-        masked: Callable[[RoomId], Person] | None = None,
+        masks: Masks | None = None,
     ) -> None:
         self.id = session
         self.user = user
@@ -47,20 +55,21 @@ class Session:
         """The offset of the person's newest event when this was read: what was read before it is older."""
         self.warned = False
         self.anonymous = anonymous
-        self.masked = masked
-        """Tells the pseudonym in a room."""
+        self.masks = masks
         self.faces: dict[RoomId, Person] = {}
         """As whom this connection is seen, in each of its rooms."""
 
     def face(self, room: RoomId) -> Person:
         """Return as whom this person is to be seen in a room."""
-        return self.user if self.masked is None or not self.anonymous else self.masked(room)
+        if self.masks is None or not self.anonymous:
+            return self.user
+        return self.masks.pseudonym(room, self.user_id)
 
     def is_one(self, person: Person, room: RoomId) -> bool:
         """Say whether somebody who is seen in a room is this person, under whichever name."""
         if person.id == self.user_id:
             return True
-        return self.masked is not None and person.id == self.masked(room).id
+        return self.masks is not None and person.id == self.masks.pseudonym(room, self.user_id).id
 
     @property
     def moderates(self) -> bool:
