@@ -17,7 +17,7 @@ from server.limits import Quotas
 from storage.redis.limits import Limit
 
 CONNECTIONS: Final = Limit("connections", burst=500, rate=50)
-"""A school behind one address comes back within ten seconds."""
+"""Connections from one address: a school behind one comes back within ten seconds."""
 
 
 class Door:

@@ -22,6 +22,7 @@ from storage import moderation
 from storage.redis.limits import Limit
 
 APPLICATIONS: Final = Limit("applications", burst=5, rate=5 / 86400)
+"""Applications of a person to become a creator."""
 
 
 @handles(ApplyAsCreator)

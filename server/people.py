@@ -26,6 +26,7 @@ from storage.redis.limits import Limit
 from storage.sealing import Sealer
 
 SWITCHES: Final = Limit("switches", burst=10, rate=1 / 60)
+"""Switches of a person into anonymous mode and out of it."""
 
 
 class Faces:

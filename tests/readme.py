@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ast
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 from protocol.closing import CloseCode, reconnects
 from protocol.refusals import ErrorCode
 from server import settings
 from storage.privacy import PARTS
+from storage.redis.limits import Limit
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -40,6 +44,38 @@ def closes_table() -> str:
     )
 
 
+def limits_table() -> str:
+    """Every limit that nodes count together, with what its docstring says of it."""
+    return _table(
+        ("limit", "at once", "then one each", "of what"),
+        (
+            (_code(limit.name), f"{limit.burst:g}", _span(1 / limit.rate), meaning)
+            for limit, meaning in sorted(_limits(), key=lambda found: found[0].name)
+        ),
+    )
+
+
+def _limits() -> Iterator[tuple[Limit, str]]:
+    """Find the limits where they stand: a constant, and the string under it."""
+    for path in sorted((README.parent / "server").rglob("*.py")):
+        statements = ast.parse(path.read_text("utf-8")).body
+        for statement, after in pairwise(statements):
+            if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.value, ast.Call)):
+                continue
+            if ast.unparse(statement.value.func) == "Limit":
+                module = import_module(".".join(path.relative_to(README.parent).with_suffix("").parts))
+                limit: Limit = getattr(module, ast.unparse(statement.target))
+                assert isinstance(after, ast.Expr), f"{limit.name} says not of what it is a limit"
+                yield limit, " ".join(str(ast.literal_eval(after.value)).split())
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds * 1000:.3g} ms"
+
+
 def stays_table() -> str:
     """What is left of a person who has left for good."""
     return _table(
@@ -52,6 +88,7 @@ TABLES = {
     "settings": settings_table,
     "errors": errors_table,
     "closes": closes_table,
+    "limits": limits_table,
     "stays": stays_table,
 }
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from server.node import Node
 
 REQUESTS: Final = Limit("requests", burst=200, rate=20)
+"""Requests of a person, or of an address where nobody is signed in."""
 
 
 class Gate:

@@ -20,7 +20,9 @@ from storage.redis.limits import Limit
 from storage.redis.pool import Redis, RedisAway, get, put
 
 BY_ADDRESS: Final = Limit("guesses-from", burst=20, rate=0.2)
+"""Wrong passwords from one address, whoever is guessed."""
 OF_ACCOUNT: Final = Limit("guesses-at", burst=20, rate=1 / 60)
+"""Wrong passwords for one account, in any spelling of its address; from where its owner signed in lately it does not count."""
 KNOWN_SECONDS: Final = 30 * 86400
 """How long an address is known as one of an account's own."""
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FRESH_SECONDS: Final = 600.0
 """So long after a sign-in one has just shown who one is."""
 EXPORTS: Final = Limit("exports", burst=5, rate=5 / 86400)
+"""Exports that a person asks for."""
 
 _EXPORT: Final = Parameter("export", "path", "Its id, as the answer to asking for it says.")
 
