@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,7 @@ def _tell(result: Result, kept: Path | None) -> None:
 
 def run() -> int:
     """Run the command line; return the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped
     try:
         main(prog_name="python -m bench", standalone_mode=True)
     except Unexpected as unexpected:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -132,7 +133,9 @@ def running(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server process until the block ends; what it says goes to `log`."""
+    """Run a server process until the block ends, or this process does; what it says goes to `log`."""
+    if (setpriv := shutil.which("setpriv")) is not None:
+        command = [setpriv, "--pdeathsig=TERM", "--", *command]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,3 +86,31 @@ def test_a_field_is_an_option() -> None:
     )
     assert CliRunner().invoke(command, ["--event", "shout"]).exit_code == 2
     assert "How many.  [default: 3]" in CliRunner().invoke(command, ["--help"]).output
+
+
+def test_a_tester_that_is_ended_takes_its_servers_along(tmp_path: Path) -> None:
+    """SIGTERM stops what was started; SIGKILL leaves it to the kernel."""
+    script = (
+        "import sys, time; from pathlib import Path; from bench.serving import running\n"
+        "with running([sys.executable, '-c', 'import time; time.sleep(60)'], Path(sys.argv[1])) as process:\n"
+        "    print(process.pid, flush=True); time.sleep(60)\n"
+    )
+    tester = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True
+    )
+    assert tester.stdout is not None
+    pid = int(tester.stdout.readline())
+    assert Path(f"/proc/{pid}").exists()
+    tester.kill()
+    tester.communicate()
+    until = time.monotonic() + 10
+    while _alive(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not _alive(pid)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
