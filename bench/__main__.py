@@ -38,7 +38,7 @@ from bench.peers import compare
 from bench.report import write_page
 from bench.result import Result, described, read, write
 from bench.roomlog import Unexpected
-from bench.turns import lock_option
+from bench.turns import Turns, lock_option
 
 SCENARIOS = (fanout, chat, reactions, presence, connects, storm, idle, http, mix, overload, slow, soak)
 """Modules with a `Question` and an ``ask(question, ground)``; the docstring of each is its question in words."""
@@ -89,9 +89,9 @@ def commits_command(database_url: str | None, data: Path, kept: Path | None, **a
     help="Write the tables here, as Markdown.",
 )
 @kept_option
-def peers_command(*, lock: Path | None, to: Path | None, kept: Path | None, **options: Any) -> None:
+def peers_command(*, turns: Turns, to: Path | None, kept: Path | None, **options: Any) -> None:
     site, own = split(options)
-    result = compare.ask(compare.Question(**own), site, lock)
+    result = compare.ask(compare.Question(**own), site, turns)
     _tell(result, kept)
     if to is not None:
         to.write_text(compare.markdown(result), "utf-8")
@@ -123,10 +123,10 @@ def start_command(*, kept: Path | None, **options: Any) -> None:
     help="Replace the section of figures in this file.",
 )
 def figures_command(
-    *, names: tuple[str, ...], lock: Path | None, folder: Path, readme: Path | None, **options: Any
+    *, names: tuple[str, ...], turns: Turns, folder: Path, readme: Path | None, **options: Any
 ) -> None:
     site, _ = split(options)
-    figures.ask(names, site, lock, folder, lambda said: click.echo(said, err=True))
+    figures.ask(names, site, turns, folder, lambda said: click.echo(said, err=True))
     results = figures.kept(folder)
     planned = figures.plan(results)
     if planned is not None:
@@ -142,9 +142,9 @@ def figures_command(
 @site_options
 @lock_option
 @kept_option
-def growth_command(*, lock: Path | None, kept: Path | None, **options: Any) -> None:
+def growth_command(*, turns: Turns, kept: Path | None, **options: Any) -> None:
     site, own = split(options)
-    _tell(growth.ask(growth.Question(**own), site, lock), kept)
+    _tell(growth.ask(growth.Question(**own), site, turns), kept)
 
 
 @main.command("capacity", help=inspect.cleandoc(capacity.__doc__ or ""))

@@ -52,6 +52,11 @@ class Accounts:
         if file.exists():
             self._kept = msgspec.json.decode(file.read_bytes(), type=dict[str, Kept])
 
+    @property
+    def count(self) -> int:
+        """How many people have an account already."""
+        return len(self._kept)
+
     def people(
         self, count: int, seconds: float, progress: Callable[[int], None] = lambda _: None
     ) -> list[str]:

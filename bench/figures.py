@@ -32,12 +32,12 @@ from bench.peers import compare
 from bench.progress import Progress
 from bench.result import Result, as_markdown, read, write
 from bench.roomlog import Unexpected
-from bench.turns import holding
+from bench.turns import Turns
 
 HEADING: Final = "## Figures"
 COMMAND: Final = "python -m bench figures"
 
-Run = Callable[[Site, Path | None], Result]
+Run = Callable[[Site, Turns], Result]
 
 
 def _of(scenario: Callable[[Ground], Result], people: int, *, workers: int = 1, nodes: int = 1) -> Run:
@@ -46,12 +46,14 @@ def _of(scenario: Callable[[Ground], Result], people: int, *, workers: int = 1, 
     They have their accounts before the clock runs. With more than one process the kernel divides the cores.
     """
 
-    def run(site: Site, lock: Path | None) -> Result:
+    def run(site: Site, turns: Turns) -> Result:
         pin = site.pin and workers == nodes == 1
         chosen = msgspec.structs.replace(site, workers=workers, nodes=nodes, pin=pin)
         with opened(chosen) as ground:
+            if not ground.knows(people):
+                turns.release()
             ground.people(people)
-            with holding(lock):
+            with turns.taken():
                 return scenario(ground)
 
     return run
@@ -61,8 +63,8 @@ def _fanout(question: fanout.Question, *, workers: int = 1, nodes: int = 1) -> R
     return _of(lambda ground: fanout.ask(question, ground), question.members, workers=workers, nodes=nodes)
 
 
-def _start(site: Site, lock: Path | None) -> Result:
-    with holding(lock):
+def _start(site: Site, turns: Turns) -> Result:
+    with turns.taken():
         return start.ask(start.Question(), msgspec.structs.replace(site, pin=False))
 
 
@@ -81,21 +83,19 @@ RUNS: Final[Mapping[str, Run]] = {
     "storm": _of(lambda ground: storm.ask(storm.Question(), ground), 5050, workers=2),
     "idle": _of(lambda ground: idle.ask(idle.Question(), ground), 10_000),
     "start": _start,
-    "peers": lambda site, lock: compare.ask(compare.Question(), site, lock),
-    "peers-9000": lambda site, lock: compare.ask(
-        compare.Question(members=9000, rates="5", only=FLOOR, ours=False), site, lock
+    "peers": lambda site, turns: compare.ask(compare.Question(), site, turns),
+    "peers-9000": lambda site, turns: compare.ask(
+        compare.Question(members=9000, rates="5", only=FLOOR, ours=False), site, turns
     ),
-    "peers-rooms": lambda site, lock: compare.ask(
-        compare.Question(members=100, rooms=100, rates="20,50", authors=2, only=SOCKET_IO), site, lock
+    "peers-rooms": lambda site, turns: compare.ask(
+        compare.Question(members=100, rooms=100, rates="20,50", authors=2, only=SOCKET_IO), site, turns
     ),
-    "growth": lambda site, lock: growth.ask(growth.Question(), site, lock),
+    "growth": lambda site, turns: growth.ask(growth.Question(), site, turns),
 }
 """What is run, by the name of the file that keeps it."""
 
 
-def ask(
-    names: Sequence[str], site: Site, lock: Path | None, folder: Path, tell: Callable[[str], None]
-) -> None:
+def ask(names: Sequence[str], site: Site, turns: Turns, folder: Path, tell: Callable[[str], None]) -> None:
     """Do the runs of these names, or all that are not kept yet when there are none, and keep each; `tell` what happens."""
     unknown = [name for name in names if name not in RUNS]
     if unknown:
@@ -105,7 +105,7 @@ def ask(
     with Progress().counting("runs", len(chosen)) as ready:
         for number, name in enumerate(chosen, 1):
             try:
-                write(folder / f"{name}.json", RUNS[name](pinned, lock))
+                write(folder / f"{name}.json", RUNS[name](pinned, turns))
             except Unexpected as unexpected:
                 tell(f"{name} was not measured: {unexpected}")
             ready(number)

@@ -54,6 +54,10 @@ class Ground:
         self._data = target.data
         self._accounts = Accounts(self.url, site.data / "accounts.json")
 
+    def knows(self, count: int) -> bool:
+        """Whether so many people have their accounts already."""
+        return self._accounts.count >= count
+
     def people(self, count: int) -> list[str]:
         """Return access tokens of different people. Raises `Unexpected`."""
         with self.progress.counting("accounts", count) as ready:

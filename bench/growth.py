@@ -8,7 +8,6 @@ server of its own, so that none inherits the memory of another. Where a line ben
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -23,7 +22,7 @@ from bench.progress import Progress
 from bench.result import LESS, Figure, Plot, Result, new_result
 from bench.team import employed
 from bench.tongue import Looprooms
-from bench.turns import holding
+from bench.turns import Turns
 
 _ROOM, _SMALL_ROOM = 100, 10
 
@@ -58,7 +57,7 @@ class Point(msgspec.Struct):
         return self.figures.usage.server / max(1, self.figures.deliveries) * 1e6
 
 
-def ask(question: Question, site: Site, lock: Path | None) -> Result:
+def ask(question: Question, site: Site, turns: Turns) -> Result:
     """Put the question along all axes."""
     axes: dict[str, list[Point]] = {}
     wanted = [
@@ -72,7 +71,7 @@ def ask(question: Question, site: Site, lock: Path | None) -> Result:
         done = 0
         for name, points, shape in wanted:
             for point in points:
-                axes.setdefault(name, []).append(_point(question, site, lock, point, shape))
+                axes.setdefault(name, []).append(_point(question, site, turns, point, shape))
                 done += 1
                 ready(done)
     return result(question, axes)
@@ -121,18 +120,18 @@ def _points(text: str) -> list[float]:
     return [float(point) for point in text.split(",") if point]
 
 
-def _point(question: Question, site: Site, lock: Path | None, at: float, shape: Shape) -> Point:
+def _point(question: Question, site: Site, turns: Turns, at: float, shape: Shape) -> Point:
     asked, nodes = shape(question, at)
     with opened(msgspec.structs.replace(site, nodes=nodes)) as ground:
-        return Point(at, _measured(asked, ground, lock))
+        return Point(at, _measured(asked, ground, turns))
 
 
-def _measured(asked: fanout.Question, ground: Ground, lock: Path | None) -> Figures:
+def _measured(asked: fanout.Question, ground: Ground, turns: Turns) -> Figures:
     by_host = asked.event == "cue"
     seats = ground.seats(rooms=asked.rooms, members=asked.members, authors=asked.authors, by_host=by_host)
     tongue = Looprooms(ground.subprotocol, cue=by_host)
     made = plans(asked, tongue, ground.addresses, members=seats.listeners, authors=seats.authors)
-    with holding(lock), employed(Crowd, made, ground.tester_cores) as team:
+    with turns.taken(), employed(Crowd, made, ground.tester_cores) as team:
         return measure(asked, team, ground.pids)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -25,7 +24,7 @@ from bench.result import Figure, Plot, Result, Table, as_markdown, new_result
 from bench.roomlog import Unexpected
 from bench.team import Team, employed
 from bench.tongue import Looprooms, Seat, Tongue
-from bench.turns import holding
+from bench.turns import Turns
 
 _IDLE_SECONDS = 1.0
 OURS = "LOOPROOMS, cues"
@@ -88,8 +87,8 @@ class Record(msgspec.Struct):
         return max((self.median(rate, "deliveries") or 0.0 for rate in self.spans), default=0.0)
 
 
-def ask(question: Question, site: Site, lock: Path | None) -> Result:
-    """Put the question to all. With `lock` each measurement holds that file's lock, so that others can wait for it."""
+def ask(question: Question, site: Site, turns: Turns) -> Result:
+    """Put the question to all. Each turn is one of `turns`, so that others can wait for it."""
     rates = [float(rate) for rate in question.rates.split(",")]
     workshop = Workshop(site.data / "peers")
     chosen = [
@@ -107,18 +106,18 @@ def ask(question: Question, site: Site, lock: Path | None) -> Result:
     with opened(site) as ground, ground.progress.counting("turns", question.rounds * len(records)) as ready:
         if question.ours:
             ground.people(question.members)
-        turns = 0
+        done = 0
         for _ in range(question.rounds):
             for name, record in records.items():
                 peer = by_name.get(name)
                 if not record.missing:
                     try:
-                        with holding(lock):
+                        with turns.taken():
                             _turn(question, rates, ground, workshop, name, peer, record)
                     except (Missing, Unexpected) as reason:
                         record.missing = str(reason)
-                turns += 1
-                ready(turns)
+                done += 1
+                ready(done)
         conditions = {**ground.conditions, "machine": machine_line()}
     return result(question, rates, records, conditions)
 

@@ -14,6 +14,7 @@ from bench.peers.catalogue import PEERS
 from bench.peers.compare import OURS, OURS_DURABLE
 from bench.result import Figure, Result, Table, as_markdown, new_result, write
 from bench.roomlog import Unexpected
+from bench.turns import Turns
 
 
 class _Question(msgspec.Struct):
@@ -133,8 +134,8 @@ def test_runs_are_kept_and_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     done: list[str] = []
 
     def run(name: str) -> figures.Run:
-        def ask(site: Site, lock: Path | None) -> Result:
-            assert (site.stores, lock) == ("testers", None)
+        def ask(site: Site, _turns: Turns) -> Result:
+            assert site.stores == "testers"
             done.append(name)
             if name == "b":
                 raise Unexpected("there is no b here")
@@ -145,14 +146,14 @@ def test_runs_are_kept_and_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(figures, "RUNS", {name: run(name) for name in "abc"})
     write(tmp_path / "a.json", _result("a"))
     told: list[str] = []
-    figures.ask((), Site(data=tmp_path), None, tmp_path, told.append)
+    figures.ask((), Site(data=tmp_path), Turns(None), tmp_path, told.append)
     assert done == ["b", "c"]
     assert told == ["b was not measured: there is no b here"]
-    figures.ask(("a",), Site(data=tmp_path), None, tmp_path, told.append)
+    figures.ask(("a",), Site(data=tmp_path), Turns(None), tmp_path, told.append)
     assert done == ["b", "c", "a"]
     assert list(figures.kept(tmp_path)) == ["a", "c"]
     with pytest.raises(Unexpected, match="no run 'd'; the runs are a, b, c"):
-        figures.ask(("d",), Site(data=tmp_path), None, tmp_path, told.append)
+        figures.ask(("d",), Site(data=tmp_path), Turns(None), tmp_path, told.append)
 
 
 def test_a_plan_needs_its_runs() -> None:

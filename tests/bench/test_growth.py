@@ -13,6 +13,7 @@ from bench.fanout import Figures
 from bench.ground import Site
 from bench.growth import Point, Question, ask, notes, result
 from bench.meter import Usage
+from bench.turns import Turns
 
 
 @pytest.fixture
@@ -30,7 +31,9 @@ def test_every_point_has_a_server_of_its_own(site: Site, tmp_path: Path) -> None
     question = Question(
         connections="20", rooms="", nodes="2", messages="", lines=20, members=8, seconds=0.4, warmup=0.1
     )
-    found = ask(question, site, tmp_path / "lock")
+    turns = Turns(tmp_path / "lock")
+    found = ask(question, site, turns)
+    turns.release()
     assert found.value("missing, connections") == found.value("missing, nodes") == 0
     assert found.value("CPU per delivery, nodes 2") > 0
     assert found.plots[0].title == "Memory over connections"

@@ -23,6 +23,7 @@ from bench.roomlog import Heard, RoomLog, Unexpected
 from bench.swarm import Listener
 from bench.team import employed
 from bench.tongue import Answered, Entering, Other, Seat
+from bench.turns import Turns
 from protocol.codec import TEXT
 from protocol.frames import server_frame
 
@@ -160,7 +161,9 @@ def test_all_take_their_turn(ground: Ground, monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(compare, "opened", _already(ground))
     monkeypatch.setattr(compare, "PEERS", (BROADCAST, Peer("lacking", Plain(), _lacking)))
     question = Question(members=6, rates="40,80", seconds=0.3, warmup=0.1, authors=2, rounds=1)
-    found = compare.ask(question, site, tmp_path / "lock")
+    turns = Turns(tmp_path / "lock")
+    found = compare.ask(question, site, turns)
+    turns.release()
     rows = {row[0]: row for row in found.tables[0].rows}
     assert set(rows) == {OURS, OURS_DURABLE, "websockets.broadcast", "lacking"}
     assert rows["lacking"][1] == "not measured"
