@@ -6,7 +6,7 @@ from typing import Any, Union, get_args
 
 import msgspec
 
-from protocol import chat, moderation, people, presence, reactions, rooms, session, subscriptions
+from protocol import chat, moderation, passes, people, presence, reactions, rooms, session, subscriptions
 from protocol.envelope import Answer, Command, Error, Event
 
 JSON_SUBPROTOCOL = "looprooms.v1+json"
@@ -19,6 +19,7 @@ AnyCommand = Union[  # noqa: UP007
     chat.Commands,
     reactions.Commands,
     subscriptions.Commands,
+    passes.Commands,
     moderation.Commands,
     people.Commands,
 ]
@@ -29,6 +30,7 @@ AnyAnswer = Union[  # noqa: UP007
     chat.Answers,
     reactions.Answers,
     subscriptions.Answers,
+    passes.Answers,
     moderation.Answers,
     people.Answers,
     Error,
@@ -39,6 +41,7 @@ AnyEvent = Union[  # noqa: UP007
     presence.Events,
     chat.Events,
     subscriptions.Events,
+    passes.Events,
     moderation.Events,
     people.Events,
 ]

@@ -89,6 +89,25 @@ class ErrorCode(StrEnum):
         False,
         "What you have paid for has ended. Subscribe again to come back.",
     )
+    PASS_REQUIRED = (
+        "pass_required",
+        402,
+        False,
+        "This looproom is exclusive. Buy a pass with `POST /payments/passes` to come in.",
+    )
+    PASS_ENDED = (
+        "pass_ended",
+        402,
+        False,
+        "Your pass to this looproom has ended, or its money went back. Buy another one to come back.",
+    )
+    PASS_HELD = "pass_held", 409, False, "This looproom is open to you. There is nothing to pay."
+    NOT_FOR_SALE = (
+        "not_for_sale",
+        409,
+        False,
+        "This looproom is not sold in this way. Its prices are in `room.get`.",
+    )
     ALREADY_SUBSCRIBED = (
         "already_subscribed",
         409,

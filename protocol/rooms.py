@@ -32,7 +32,10 @@ class RoomStatus(StrEnum):
 
 
 class Room(Struct, omit_defaults=True, kw_only=True):
-    """A looproom as it stands in the catalogue. `preview_seconds` counts only where `premium` is true."""
+    """A looproom as it stands in the catalogue. `preview_seconds` counts only where `premium` is true.
+
+    With `month_cents` or `session_cents` it is exclusive: only who has a pass may come in, bought at these prices.
+    """
 
     id: RoomId
     slug: str
@@ -48,6 +51,13 @@ class Room(Struct, omit_defaults=True, kw_only=True):
     premium: bool = False
     preview_seconds: int = 0
     live: bool = False
+    month_cents: int | None = None
+    session_cents: int | None = None
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether one needs a pass to come in."""
+        return self.month_cents is not None or self.session_cents is not None
 
 
 class RoomsListed(Answer, tag="room.listed"):

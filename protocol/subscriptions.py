@@ -38,6 +38,7 @@ class Reason(StrEnum):
     CANCELED = "canceled"
     PAYMENT_FAILED = "payment_failed"
     DISPUTED = "disputed"
+    REFUNDED = "refunded"
     ENDED = "ended"
 
 

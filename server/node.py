@@ -23,6 +23,7 @@ from server import identities as _identity_jobs  # noqa: F401 - and its jobs
 from server import letters as _letters  # noqa: F401 - importing them registers what sends them
 from server import moderation as _moderation_handlers  # noqa: F401 - the same
 from server import privacy as _privacy_jobs  # noqa: F401 - and its jobs
+from server import sales as _sales  # noqa: F401 - what takes the provider's events of them
 from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
 from server.door import Door
@@ -42,6 +43,7 @@ from server.hub.members import Room
 from server.hub.subscriptions import Subscriptions
 from server.jobs import Jobs
 from server.limits import Quotas
+from server.passes import PassExpiry
 from server.people import Faces
 from server.person_events import PersonEvents, is_channel
 from server.presence import PresenceTracker
@@ -178,6 +180,7 @@ class Node:
             node.person_events.run(),
             node.previews.run(),
             node.expiry.run(),
+            PassExpiry(node).run(),
             node.presence.run(),
             node.sessions.run(node.hub.members),
             node._keep_house(),
@@ -222,6 +225,10 @@ class Node:
     def _reconsider(self, connection: Connection) -> None:
         self.previews.reconsider(connection)
         self.faces.reconsider(connection)
+
+    def room_changed(self, room: RoomId) -> None:
+        """Tell every node that a room is to be looked at again: who may stay in it does."""
+        self.announcements.announce(Changed(rooms=[room]))
 
     def _received(self, channel: str, publication: bytes) -> None:
         if channel == CHANNEL:

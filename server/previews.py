@@ -5,14 +5,14 @@ connections and nodes: a meter runs for a person in a room while one of their co
 reported to Postgres when they leave and every `REPORT_SECONDS`, all in one statement. A node that dies takes no more than
 that with it.
 
-Who pays is in without a meter. When what a person may do changes, the rooms that they are in open in place, or are left.
+Who pays is in without a meter; an exclusive room has no preview, only passes. When what a person may do changes, the rooms that they are in open in place, or are left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from protocol.envelope import RoomId, UserId
@@ -35,8 +35,12 @@ MOST_OWED: Final = 10_000
 
 
 def without_limit(room: Room, session: Session) -> bool:
-    """Say whether a person may stay in a room as long as they like."""
-    return not room.premium or session.premium or session.is_one(room.host, room.id)
+    """Say whether a person may stay in a room as long as they like. An exclusive one is open to who has a pass, however they pay."""
+    if session.is_one(room.host, room.id):
+        return True
+    if room.exclusive:
+        return session.moderates or room.id in session.passes
+    return not room.premium or session.premium
 
 
 class Meter:
@@ -70,7 +74,9 @@ class Previews:
         return len(self._meters)
 
     async def left(self, room: Room, user: UserId) -> float:
-        """Return the seconds that are left of somebody's preview. Raises `Refused`: premium_required, unavailable."""
+        """Return the seconds that are left of somebody's preview. Raises `Refused`: premium_required, pass_required, unavailable."""
+        if room.exclusive:
+            raise Refused(ErrorCode.PASS_REQUIRED)
         meter = self._meters.get((room.id, user))
         most = room.preview_seconds - LEAST_SECONDS
         if meter is not None:
@@ -90,7 +96,7 @@ class Previews:
         """
         session = connection.session
         assert session is not None
-        if not room.premium:
+        if not (room.premium or room.exclusive):
             return None
         self._rooms.setdefault(connection, {})[room.id] = room
         if without_limit(room, session):
@@ -118,8 +124,11 @@ class Previews:
         assert session is not None
         self._stop(connection, room, session.user_id)
 
-    def reconsider(self, connection: Connection) -> None:
-        """Open the rooms that a connection is in, or take it out of them, as its session now says."""
+    def reconsider(self, connection: Connection, ended: ErrorCode = ErrorCode.PASS_ENDED) -> None:
+        """Open the rooms that a connection is in, or take it out of them, as its session now says.
+
+        `ended` is what those are told who have no pass.
+        """
         session = connection.session
         assert session is not None
         for room in list(self._rooms.get(connection, {}).values()):
@@ -129,8 +138,19 @@ class Previews:
                 if metered:
                     self._stop(connection, room.id, session.user_id)
                     connection.send(RoomUnlocked(room=room.id))
+            elif room.exclusive:
+                self._depart(connection, room.id, ended)
             elif not metered:
                 self._depart(connection, room.id, ErrorCode.SUBSCRIPTION_ENDED)
+
+    def look(self, room: Room, connections: Iterable[Connection]) -> None:
+        """Take a room for what it costs now: whoever may stay in it does, the others are taken out."""
+        for connection in list(connections):
+            self._rooms.setdefault(connection, {})[room.id] = room
+            self.reconsider(connection, ErrorCode.PASS_REQUIRED)
+            known = self._rooms.get(connection, {})
+            if not (room.premium or room.exclusive) and known.pop(room.id, None) is not None and not known:
+                del self._rooms[connection]
 
     async def run(self) -> None:
         """Report what runs every `REPORT_SECONDS`, and what could not be reported, for ever."""
@@ -154,8 +174,10 @@ class Previews:
             self._depart(connection, room, ErrorCode.PREMIUM_REQUIRED)
 
     def _depart(self, connection: Connection, room: RoomId, code: ErrorCode) -> None:
+        known = self._rooms[connection][room]
+        pay = f"{self._pay}?room={known.slug}" if known.exclusive else self._pay
         self._hub.leave(connection, connection.rooms[room], at_once=True)
-        connection.send(Departure(room=room, code=code, message=code.advice, pay=self._pay))
+        connection.send(Departure(room=room, code=code, message=code.advice, pay=pay))
 
     def _stop(self, connection: Connection, room: RoomId, user: UserId) -> None:
         meter = self._meters.get((room, user))

@@ -67,6 +67,7 @@ class Catalogue:
         self._gather: Gather[str, Room] = Gather(self._read, pause=STORM_PAUSE)
         self._known: dict[str, tuple[float, Room]] = {}
         self._reading: dict[str, asyncio.Future[Room]] = {}
+        self._newest: dict[RoomId, Room] = {}
 
     async def find(self, ref: RoomRef) -> Room:
         """Return a room, whatever its status. Raises `Refused` (not_found)."""
@@ -85,13 +86,19 @@ class Catalogue:
         self._reading.pop(str(room), None)
         return await self.find(str(room))
 
+    def newest(self, room: Room) -> Room:
+        """Return a room as it was read last: it may have changed while somebody was on their way in."""
+        return self._newest.get(room.id, room)
+
     async def _read(self, refs: Sequence[str]) -> Sequence[Room | Exception]:
         found = await rooms.by_refs(self._pool, self._sealer, refs)
         now = self._clock()
         if len(self._known) > 10_000:
             self._known.clear()
+            self._newest.clear()
         for ref, room in found.items():
             self._known[ref] = now, room
+            self._newest[room.id] = room
         return [found.get(ref) or Refused(ErrorCode.NOT_FOUND) for ref in refs]
 
 
@@ -108,7 +115,7 @@ class Admission(msgspec.Struct):
 
 
 async def admit(node: Node, session: Session, ref: RoomRef) -> Admission:
-    """Decide whether a person may enter a room. Raises `Refused`: not_found, premium_required."""
+    """Decide whether a person may enter a room. Raises `Refused`: not_found, premium_required, pass_required."""
     return await _let_in(node, session, await _seen(node, session, ref))
 
 
@@ -121,6 +128,9 @@ async def _seen(node: Node, session: Session, ref: RoomRef) -> Room:
 
 async def _let_in(node: Node, session: Session, room: Room) -> Admission:
     """From here on the time of a preview runs."""
+    if room.exclusive and not without_limit(room, session):
+        # Whoever has just been told of a pass may be faster than what is read of their session.
+        await node.sessions.look_again(node.hub.members, [session.id])
     if without_limit(room, session):
         return Admission(room, None)
     return Admission(room, await node.previews.left(room, session.user_id))
@@ -136,7 +146,7 @@ def enter(node: Node, connection: Connection, active: ActiveRoom, admission: Adm
     node.hub.enter(connection, active)
     node.faces.enter(connection, active.id)
     node.slugs[admission.room.slug] = active.id
-    return node.previews.enter(connection, admission.room, admission.preview)
+    return node.previews.enter(connection, node.catalogue.newest(admission.room), admission.preview)
 
 
 async def put_out(node: Node, room: RoomId) -> None:
@@ -150,6 +160,7 @@ async def put_out(node: Node, room: RoomId) -> None:
         if connection.session is not None and not visible(found, connection.session):
             node.hub.leave(connection, active, at_once=True)
             connection.send(Departure(room=room, code=code, message=code.advice))
+    node.previews.look(found, active.connections)
 
 
 def recent_lines(active: ActiveRoom) -> list[Line]:

@@ -92,12 +92,13 @@ class LiveSessions:
         if (code := ended_code(live)) is not None:
             connection.close(code)
         elif live is not None and live.person_last >= session.as_of:  # reads may overtake one another
-            before = session.role, session.tier, session.anonymous
+            before = session.role, session.tier, session.anonymous, session.passes
             session.as_of = live.person_last
             session.role = live.role
             session.tier = live.subscription.tier
             session.anonymous = live.anonymous
-            if before != (session.role, session.tier, session.anonymous):
+            session.passes = live.passes
+            if before != (session.role, session.tier, session.anonymous, session.passes):
                 self._changed(connection)
 
     async def run(self, members: Members) -> None:
@@ -148,8 +149,7 @@ class Announcements:
         sessions = {session for session in changed.sessions if members.of_session(session)}
         for user in changed.users:
             sessions |= {c.session.id for c in members.of_user(user) if c.session is not None}
-        rooms = [room for room in changed.rooms if room in members.rooms]
-        task = self._node.hub.loop.create_task(self._look_quietly(list(sessions), rooms))
+        task = self._node.hub.loop.create_task(self._look_quietly(list(sessions), changed.rooms))
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
 
@@ -238,6 +238,7 @@ async def _welcome(node: Node, connection: Connection, command: Hello, arrival: 
         as_of=live.person_last,
         anonymous=live.anonymous,
         masks=node.faces,
+        passes=live.passes,
     )
     places = await resume.prepare(node, session, command.resume)
     if not connection.open:

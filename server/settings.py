@@ -253,6 +253,24 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 3
 
+    room_cents_least: Annotated[
+        int, Meta(ge=50, le=100000, description="Least price of an exclusive looproom, in cents.")
+    ] = 100
+    room_cents_most: Annotated[
+        int, Meta(ge=50, le=10000000, description="Highest price of an exclusive looproom, in cents.")
+    ] = 50000
+    room_fee_percent: Annotated[
+        int, Meta(ge=10, le=20, description="What the platform keeps of the price of an exclusive looproom.")
+    ] = 15
+    session_pass_hours: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=720,
+            description="Hours that a pass for one session of an exclusive looproom is good for.",
+        ),
+    ] = 12
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe level that is logged.")
     ] = "info"

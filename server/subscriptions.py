@@ -20,7 +20,7 @@ from server.gateways.cards import Cards, Gone
 from server.hub.dispatch import Call, handles
 from server.jobs import DAY, GiveUp, performs
 from server.payments import Taking, grace_seconds, now, take, takes
-from storage import jobs, subscriptions
+from storage import jobs, sales, subscriptions
 from storage.jobs import Job, Periodic
 from storage.payment_objects import CheckoutObject, SubscriptionObject
 from storage.postgres.pool import answering
@@ -71,9 +71,20 @@ async def subscription_changed(taking: Taking) -> None:
 
 @takes("checkout.session")
 async def checked_out(taking: Taking) -> None:
-    """Note whose customer has paid."""
+    """Note whose customer has paid, and give them what they have paid for once."""
     session = taking.object(CheckoutObject)
-    await subscriptions.owner_of(taking.connection, session.customer, session.metadata)
+    owner = await subscriptions.owner_of(taking.connection, session.customer, session.metadata)
+    if owner is not None and session.mode == "payment":
+        settings = taking.node.settings
+        taking.told += await sales.sell_once(
+            taking.connection,
+            session,
+            owner,
+            at=taking.event.created,
+            now=now(),
+            fee=settings.room_fee_percent,
+            seconds=int(settings.session_pass_hours * 3600),
+        )
 
 
 class LookAtSubscription(Job, tag="subscriptions.look"):

@@ -87,18 +87,25 @@ def _order(seen: Seen) -> tuple[bool, int, int, int, bool, bytes]:
 
 def standing(seen: Iterable[SubscriptionObject], now: int, grace: int) -> Standing | None:
     """Return what follows from subscriptions at `now`; None when there was none that ever counted. `grace` is in seconds."""
-    found = [one for subscription in seen if (one := _standing(subscription, now, grace)) is not None]
+    found = [
+        one
+        for subscription in seen
+        if subscription.tier in _TIERS and subscription.tier != Tier.FREE  # of our table
+        if (one := _standing(subscription, Tier(subscription.tier), now, grace)) is not None
+    ]
     return max(found, key=_worth, default=None)
+
+
+def paid_for(subscription: SubscriptionObject, now: int, grace: int) -> Standing | None:
+    """Return how a subscription to something else than a tier stands, by the same rules; None when it never counted."""
+    return _standing(subscription, Tier.FREE, now, grace)
 
 
 def _worth(one: Standing) -> tuple[int, int, int, str]:
     return _TIERS.index(one.tier), one.until, int(one.renews), one.status
 
 
-def _standing(subscription: SubscriptionObject, now: int, grace: int) -> Standing | None:
-    if subscription.tier not in _TIERS or subscription.tier == Tier.FREE:
-        return None  # not of our table
-    tier = Tier(subscription.tier)
+def _standing(subscription: SubscriptionObject, tier: Tier, now: int, grace: int) -> Standing | None:
     status, end = subscription.status, subscription.period_end
     if status in ("active", "trialing"):
         ends = subscription.cancel_at or (end if subscription.cancel_at_period_end else None)

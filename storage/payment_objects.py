@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from typing import Final
+from uuid import UUID
 
 import msgspec
 from msgspec import Struct
+
+from protocol.envelope import RoomId
 
 TIER: Final = "looprooms_tier"
 """In the metadata of a price: which tier it pays for. Only we can write it."""
 USER: Final = "looprooms_user"
 """In the metadata of a customer, a checkout and a subscription: whose it is. Only we can write it."""
+
+ROOM: Final = "looprooms_room"
+"""In the metadata of a checkout, a payment and a subscription: the looproom that it is a pass to. Only we can write it."""
 
 OVER: Final = ("canceled", "incomplete_expired")
 """States that a subscription never leaves."""
@@ -91,14 +97,92 @@ class SubscriptionObject(Struct, frozen=True, kw_only=True):
 
 
 class CheckoutObject(Struct, frozen=True, kw_only=True):
-    """A checkout that was completed."""
+    """A checkout that was completed. `amount_total` is in cents."""
 
     id: str
     mode: str
+    created: int = 0
+    payment_status: str = ""
+    payment_intent: str | None = None
+    amount_total: int | None = None
     customer: str | None = None
     subscription: str | None = None
     client_reference_id: str | None = None
     metadata: dict[str, str] = {}
+
+
+class _OfSubscription(Struct, frozen=True):
+    subscription: str
+
+
+class _Parent(Struct, frozen=True):
+    subscription_details: _OfSubscription | None = None
+
+
+class InvoiceObject(Struct, frozen=True, kw_only=True):
+    """An invoice. `amount_paid` is in cents."""
+
+    id: str
+    status: str | None
+    amount_paid: int
+    parent: _Parent | None = None
+
+    @property
+    def subscription(self) -> str | None:
+        """The subscription whose period it is for."""
+        details = None if self.parent is None else self.parent.subscription_details
+        return None if details is None else details.subscription
+
+
+class _Payment(Struct, frozen=True):
+    payment_intent: str | None = None
+
+
+class InvoicePaymentObject(Struct, frozen=True, kw_only=True):
+    """What pays an invoice."""
+
+    id: str
+    invoice: str
+    payment: _Payment
+
+
+class ChargeObject(Struct, frozen=True, kw_only=True):
+    """Money that was taken, and how many cents of it were given back."""
+
+    id: str
+    payment_intent: str | None = None
+    amount_refunded: int = 0
+
+
+class DisputeObject(Struct, frozen=True, kw_only=True):
+    """A customer's bank asks for the money. It has it until the dispute is won."""
+
+    id: str
+    payment_intent: str | None = None
+    amount: int
+    status: str
+
+    @property
+    def held(self) -> int:
+        """How many cents are with the bank."""
+        return (
+            0
+            if self.status in ("won", "warning_needs_response", "warning_under_review", "warning_closed")
+            else self.amount
+        )
+
+    @property
+    def decided(self) -> bool:
+        """Whether its state is its last."""
+        return self.status in ("won", "lost", "warning_closed")
+
+
+def room_of(metadata: dict[str, str]) -> RoomId | None:
+    """Return the looproom that something is a pass to."""
+    try:
+        return RoomId(UUID(metadata.get(ROOM, "")))
+    except ValueError:
+        return None
 
 
 class _About(Struct, frozen=True):

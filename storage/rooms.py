@@ -19,7 +19,7 @@ from storage.sealing import Sealer
 
 _ROOM = """
     r.id, r.slug, r.title, r.description, r.category, r.content::text, r.status::text, r.thumbnail, r.duration_seconds,
-    r.difficulty, r.premium, r.preview_seconds, r.live,
+    r.difficulty, r.premium, r.preview_seconds, r.live, r.month_cents, r.session_cents,
     u.id as host_id, u.name as host_name, u.avatar as host_avatar, u.anonymous as host_anonymous
 """
 
@@ -47,7 +47,7 @@ PARTS = (
         columns=("rooms.host_id",),
         rows="""
         select id, slug, title, description, category, status::text, content::text, content_url, thumbnail, duration_seconds,
-               difficulty, premium, preview_seconds, live, created_at
+               difficulty, premium, preview_seconds, live, month_cents, session_cents, created_at
         from rooms where host_id = $1 order by created_at, id
         """,
         stays="a looproom without host, title, description, picture and content, archived: others have spoken in it",
@@ -111,6 +111,8 @@ def _room(sealer: Sealer, row: asyncpg.Record) -> Room:
         premium=row["premium"],
         preview_seconds=row["preview_seconds"],
         live=row["live"],
+        month_cents=row["month_cents"],
+        session_cents=row["session_cents"],
     )
 
 

@@ -21,7 +21,7 @@ from uuid import uuid4
 import asyncpg
 from msgspec import Struct
 
-from protocol.envelope import SessionId, UserId
+from protocol.envelope import RoomId, SessionId, UserId
 from protocol.refusals import ErrorCode, Refused
 from protocol.session import SessionEntry
 from protocol.subscriptions import Subscription
@@ -33,7 +33,8 @@ from storage.subscriptions import STANDING, standing_of
 LIVE_SESSIONS = f"""
 select s.id, s.user_id, u.name, u.avatar, u.role::text, u.anonymous,
        s.ended_at is not null as ended, u.banned_at is not null as banned,
-       coalesce(p.last, 0) as person_last, {STANDING}
+       coalesce(p.last, 0) as person_last, {STANDING},
+       array(select distinct room_id from passes where user_id = u.id and open) as passes
 from sessions s join users u on u.id = s.user_id
 left join person_positions p on p.user_id = u.id
 left join subscriptions sub on sub.user_id = u.id
@@ -167,6 +168,7 @@ class LiveSession(Struct, frozen=True, kw_only=True):
     ended: bool
     banned: bool
     person_last: int
+    passes: frozenset[RoomId] = frozenset()
 
 
 class Outcome(Enum):
@@ -324,4 +326,5 @@ def _live(row: asyncpg.Record) -> LiveSession:
         ended=row["ended"],
         banned=row["banned"],
         person_last=row["person_last"],
+        passes=frozenset(row["passes"]),
     )

@@ -18,9 +18,10 @@ from msgspec import Struct
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
 from protocol.subscriptions import Reason, Subscription, SubscriptionChanged, SubscriptionStatus, Tier
+from storage import passes
 from storage.entitlements import Seen, Standing, newer, standing, tied
 from storage.jobs import Job, enqueue
-from storage.payment_objects import USER, SubscriptionObject
+from storage.payment_objects import USER, SubscriptionObject, room_of
 from storage.person_events import NewEvent, Told, append
 from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
@@ -157,9 +158,10 @@ async def find(pool: Pool, user: UserId) -> Subscription:
 
 
 async def subscribed_before(pool: Pool, user: UserId) -> bool:
-    """Say whether anything was ever seen of a person's subscription."""
+    """Say whether anything was ever seen of a person's subscription; a pass to a looproom is none."""
     async with answering(pool) as connection:
-        return bool(await connection.fetch(SEEN, user))
+        seen = await _seen(connection, user)
+    return any(room_of(one.subscription.metadata) is None for one in seen.values())
 
 
 async def claim_event(connection: Connection, event: str, kind: str) -> bool:
@@ -230,7 +232,8 @@ async def see(
         body = msgspec.json.encode(counts.subscription).decode()
         await connection.execute(SEE, subscription.id, user, counts.at, body)
     known[subscription.id] = counts
-    return Sighting(await _settle(connection, user, list(known.values()), now, grace), unsure)
+    told = await passes.follow(connection, user, counts.subscription, now=now, grace=grace)
+    return Sighting(told + await _settle(connection, user, list(known.values()), now, grace), unsure)
 
 
 async def settle(pool: Pool, user: UserId, *, now: int, grace: int) -> list[Told]:

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from protocol.envelope import UserId
+from protocol.envelope import RoomId, UserId
 from protocol.refusals import ErrorCode, Refused
 from server.plans import Plan
 from server.settings import Settings
@@ -40,6 +40,20 @@ class Order(Struct, frozen=True, kw_only=True):
     left_url: str
 
 
+class PassOrder(Struct, frozen=True, kw_only=True):
+    """What somebody wants to come into: a looproom, for `cents` each month, or once."""
+
+    user: UserId
+    customer: str
+    room: RoomId
+    title: str
+    cents: int
+    monthly: bool
+    key: str
+    paid_url: str
+    left_url: str
+
+
 class CheckoutPage(Struct, frozen=True):
     """Where somebody pays."""
 
@@ -59,6 +73,12 @@ class Cards(Protocol):
 
     async def checkout(self, order: Order) -> CheckoutPage:
         """Begin a checkout. Raises `Gone` when there is no such customer."""
+
+    async def checkout_pass(self, order: PassOrder) -> CheckoutPage:
+        """Begin the checkout of a pass. Raises `Gone` when there is no such customer."""
+
+    async def cancel(self, id: str) -> None:  # noqa: A002 - the provider's name
+        """End a subscription now. Raises `Gone` when it has ended, or never was."""
 
     async def portal(self, customer: str, return_url: str) -> str:
         """Return the page on which a customer changes or ends what they have. Raises `Gone`."""

@@ -15,10 +15,10 @@ import msgspec
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
 from server.gateways.breaker import Breaker
-from server.gateways.cards import CheckoutPage, Gone, Order
-from server.plans import Plan
+from server.gateways.cards import CheckoutPage, Gone, Order, PassOrder
+from server.plans import CURRENCY, Plan
 from server.settings import Settings
-from storage.payment_objects import TIER, USER, PaymentEvent, SubscriptionObject
+from storage.payment_objects import ROOM, TIER, USER, PaymentEvent, SubscriptionObject
 
 if TYPE_CHECKING:
     import stripe
@@ -95,6 +95,38 @@ class StripeCards:
             )
         )
         return CheckoutPage(made.id, made.url or "")
+
+    async def checkout_pass(self, order: PassOrder) -> CheckoutPage:
+        """See `Cards`. The price is told with the order: it is the host's, and a pass is bought at the one of that moment."""
+        mine = {USER: str(order.user), ROOM: str(order.room)}
+        price: stripe.params.checkout.SessionCreateParamsLineItemPriceData = {
+            "currency": CURRENCY,
+            "unit_amount": order.cents,
+            "product_data": {"name": order.title, "metadata": {ROOM: str(order.room)}},
+        }
+        wanted: stripe.params.checkout.SessionCreateParams = {
+            "mode": "payment",
+            "customer": order.customer,
+            "client_reference_id": str(order.user),
+            "line_items": [{"price_data": price, "quantity": 1}],
+            "metadata": mine,
+            "success_url": order.paid_url,
+            "cancel_url": order.left_url,
+        }
+        if order.monthly:
+            price["recurring"] = {"interval": "month"}
+            wanted["mode"] = "subscription"
+            wanted["subscription_data"] = {"metadata": mine}
+        else:
+            wanted["payment_intent_data"] = {"metadata": mine}
+        made = await self._ask(
+            lambda client: client.v1.checkout.sessions.create_async(wanted, {"idempotency_key": order.key})
+        )
+        return CheckoutPage(made.id, made.url or "")
+
+    async def cancel(self, id: str) -> None:  # noqa: A002 - the provider's name
+        """See `Cards`."""
+        await self._ask(lambda client: client.v1.subscriptions.cancel_async(id))
 
     async def portal(self, customer: str, return_url: str) -> str:
         """See `Cards`."""

@@ -23,6 +23,7 @@ from server.http import (
     keys,
     operations,
     page,
+    passes,
     pay,
     payments,
     privacy,
@@ -67,6 +68,7 @@ def create_app(node: Node) -> Starlette:
         *sessions.endpoints(sessions.OwnSessions(node)),
         *privacy.endpoints(privacy.OwnData(node, passwords)),
         *payments.endpoints(payments.Payments(node)),
+        *passes.endpoints(passes.Passes(node)),
         *keys.endpoints(keys.PublishedKeys(node)),
         *operations.endpoints(operations.Operations(node)),
     ]

@@ -23,6 +23,7 @@ from server.payments import take
 from server.plans import Plan, plans
 from storage import subscriptions
 from storage.payment_objects import read_event
+from storage.postgres.pool import Pool
 from storage.redis.limits import Limit
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Payments:
         pay = f"{self._node.settings.home}/pay"
         trial = not await subscriptions.subscribed_before(pool, user)
         for _ in range(ATTEMPTS):
-            customer = await self._customer(cards, user)
+            customer = await customer_of(pool, cards, user)
             order = Order(
                 user=user,
                 customer=customer,
@@ -136,15 +137,15 @@ class Payments:
             raise Refused(ErrorCode.PAYMENTS_OFF)
         return self._node.cards
 
-    async def _customer(self, cards: Cards, user: UserId) -> str:
-        """Return who a person is at the provider; a first time makes one customer, however often it is tried."""
-        pool = self._node.stores.pool
-        known = await subscriptions.customers_of(pool, user)
-        if known:
-            return known[0]
-        made = await cards.customer(user, f"customer-{user}")
-        await subscriptions.keep_customer(pool, made, user)
-        return made
+
+async def customer_of(pool: Pool, cards: Cards, user: UserId) -> str:
+    """Return who a person is at the provider; a first time makes one customer, however often it is tried."""
+    known = await subscriptions.customers_of(pool, user)
+    if known:
+        return known[0]
+    made = await cards.customer(user, f"customer-{user}")
+    await subscriptions.keep_customer(pool, made, user)
+    return made
 
 
 def endpoints(payments: Payments) -> list[Endpoint]:

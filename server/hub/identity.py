@@ -25,6 +25,7 @@ class Session:
         "faces",
         "id",
         "masks",
+        "passes",
         "role",
         "tier",
         "user",
@@ -43,6 +44,7 @@ class Session:
         as_of: int = 0,
         anonymous: bool = False,
         masks: Masks | None = None,
+        passes: frozenset[RoomId] = frozenset(),
     ) -> None:
         self.id = session
         self.user = user
@@ -54,6 +56,8 @@ class Session:
         self.as_of = as_of
         """The offset of the person's newest event when this was read: what was read before it is older."""
         self.warned = False
+        self.passes = passes
+        """Exclusive rooms that are open to this person."""
         self.anonymous = anonymous
         self.masks = masks
         self.faces: dict[RoomId, Person] = {}

@@ -99,26 +99,16 @@ class Billing:
 
     def _pay_once(self, session: Object, method: str) -> None:
         data = session["standin"]["payment_intent_data"]
-        amount = session["amount_total"]
-        intent = self._ledger.add(
-            "payment_intent",
-            amount=amount,
-            amount_received=amount,
-            currency=session["currency"],
-            customer=session["customer"],
-            metadata=data.get("metadata", {}),
-            status="succeeded",
-            payment_method=method,
+        intent = self._intent(
+            session["amount_total"],
+            session["currency"],
+            session["customer"],
+            data.get("metadata", {}),
+            method,
             transfer_data=data.get("transfer_data"),
             application_fee_amount=data.get("application_fee_amount"),
-            latest_charge=None,
         )
-        charge = self.charge(
-            amount, session["currency"], session["customer"], intent["id"], intent["metadata"]
-        )
-        intent["latest_charge"] = charge["id"]
         session["payment_intent"] = intent["id"]
-        self._ledger.tell("payment_intent.succeeded", intent)
 
     def charge(
         self, amount: int, currency: str, customer: str, intent: str | None, metadata: dict[str, str]
@@ -290,13 +280,56 @@ class Billing:
             raise StripeProblem(400, "invoice_already_paid", "Invoice is already paid")
         invoice.update(status="paid", amount_paid=invoice["amount_due"])
         if invoice["amount_due"]:
-            self.charge(invoice["amount_due"], invoice["currency"], invoice["customer"], None, {})
+            self._pay_invoice(invoice)
         self._ledger.tell("invoice.paid", invoice)
         subscription = self._ledger.get(
             "subscription", invoice["parent"]["subscription_details"]["subscription"]
         )
         if subscription["status"] in ("past_due", "unpaid"):
             self._change(subscription, status="active")
+
+    def _pay_invoice(self, invoice: Object) -> None:
+        amount, currency, customer = invoice["amount_due"], invoice["currency"], invoice["customer"]
+        intent = self._intent(amount, currency, customer, {}, GOOD)
+        payment = self._ledger.add(
+            "invoice_payment",
+            invoice=invoice["id"],
+            amount_paid=amount,
+            amount_requested=amount,
+            currency=currency,
+            payment={"type": "payment_intent", "payment_intent": intent["id"]},
+            status="paid",
+        )
+        self._ledger.tell("invoice_payment.paid", payment)
+
+    def _intent(
+        self,
+        amount: int,
+        currency: str,
+        customer: str,
+        metadata: dict[str, str],
+        method: str,
+        *,
+        transfer_data: Object | None = None,
+        application_fee_amount: int | None = None,
+    ) -> Object:
+        intent = self._ledger.add(
+            "payment_intent",
+            amount=amount,
+            amount_received=amount,
+            currency=currency,
+            customer=customer,
+            metadata=metadata,
+            status="succeeded",
+            payment_method=method,
+            transfer_data=transfer_data,
+            application_fee_amount=application_fee_amount,
+            latest_charge=None,
+        )
+        charge = self.charge(amount, currency, customer, intent["id"], metadata)
+        intent["latest_charge"] = charge["id"]
+        self._ledger.tell("payment_intent.succeeded", intent)
+        return intent
 
     def refund(self, charge: Object, amount: int | None, metadata: dict[str, str]) -> Object:
         """Give money back."""

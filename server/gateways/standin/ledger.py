@@ -27,6 +27,7 @@ PREFIXES: Final = {
     "subscription": "sub",
     "subscription_item": "si",
     "invoice": "in",
+    "invoice_payment": "inpay",
     "payment_intent": "pi",
     "charge": "ch",
     "refund": "re",

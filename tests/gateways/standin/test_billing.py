@@ -27,6 +27,8 @@ async def test_a_paid_beginning(stall: Booth) -> None:
         "customer.subscription.created",
         "invoice.created",
         "charge.succeeded",
+        "payment_intent.succeeded",
+        "invoice_payment.paid",
         "invoice.paid",
         "customer.subscription.updated",
         "checkout.session.completed",
@@ -36,7 +38,7 @@ async def test_a_paid_beginning(stall: Booth) -> None:
         of(stall, "customer.subscription.updated")[0],
     )
     assert (created["status"], updated["status"], created["metadata"]) == ("incomplete", "active", {"a": "b"})
-    assert stall.told[4]["data"]["previous_attributes"] == {"status": "incomplete"}
+    assert stall.told[6]["data"]["previous_attributes"] == {"status": "incomplete"}
     (done,) = of(stall, "checkout.session.completed")
     assert (done["subscription"], done["client_reference_id"], done["payment_status"]) == (
         created["id"],

@@ -1,0 +1,114 @@
+"""Passes over HTTP: the way to the provider's page on which one pays for an exclusive looproom, at its host's price."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+from starlette.requests import Request
+
+from protocol.envelope import IdempotencyKey, RoomRef
+from protocol.refusals import ErrorCode, Refused
+from protocol.rooms import Room, RoomStatus
+from server.gateways.cards import Gone, PassOrder
+from server.http.callers import REFUSALS, caller_of
+from server.http.endpoint import Endpoint
+from server.http.payments import ATTEMPTS, VISITS, Visit, customer_of
+from storage import passes, subscriptions
+from storage.people import Account
+
+if TYPE_CHECKING:
+    from server.node import Node
+
+_ALWAYS: Final = ("MODERATOR", "ADMIN")
+
+
+class PassWanted(Struct):
+    """Buy a pass."""
+
+    room: Annotated[RoomRef, Meta(description="The looproom, by its slug or its id.")]
+    kind: Annotated[
+        Literal["month", "session"],
+        Meta(description="Each month until it is canceled, or once for a session."),
+    ]
+    key: Annotated[
+        IdempotencyKey, Meta(description="Made once for each wish; sent again, it is the same checkout.")
+    ]
+
+
+class Passes:
+    """The operations on passes, of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def buy(self, request: Request, body: PassWanted) -> Visit:
+        """Begin to buy a pass: the answer is the page on which one pays. What comes of it is told over the websocket."""
+        node = self._node
+        if node.cards is None:
+            raise Refused(ErrorCode.PAYMENTS_OFF)
+        account = (await caller_of(node, request)).account
+        room = await node.catalogue.find(body.room)
+        cents = await self._price(room, account, body.kind)
+        pool = node.stores.pool
+        pay = f"{node.settings.home}/pay?room={room.slug}"
+        for _ in range(ATTEMPTS):
+            customer = await customer_of(pool, node.cards, account.id)
+            order = PassOrder(
+                user=account.id,
+                customer=customer,
+                room=room.id,
+                title=room.title,
+                cents=cents,
+                monthly=body.kind == "month",
+                key=f"pass-{account.id}-{body.key}",
+                paid_url=f"{pay}&paid",
+                left_url=pay,
+            )
+            try:
+                page = await node.cards.checkout_pass(order)
+            except Gone:
+                await subscriptions.drop_customer(pool, customer)
+            else:
+                return Visit(page.url)
+        raise Refused(ErrorCode.UNAVAILABLE, retry_after=1.0)
+
+    async def _price(self, room: Room, account: Account, kind: str) -> int:
+        """Return what a pass costs this person. Raises `Refused`: not_found, pass_held, not_for_sale."""
+        names = (account.id, self._node.faces.pseudonym(room.id, account.id).id)
+        always = room.host.id in names or account.role in _ALWAYS
+        if room.status is not RoomStatus.PUBLISHED and not always:
+            raise Refused(ErrorCode.NOT_FOUND)
+        if always or await passes.holds(self._node.stores.pool, account.id, room.id):
+            raise Refused(ErrorCode.PASS_HELD)
+        cents = room.month_cents if kind == "month" else room.session_cents
+        if cents is None:
+            raise Refused(ErrorCode.NOT_FOR_SALE)
+        return cents
+
+
+def endpoints(operations: Passes) -> list[Endpoint]:
+    """List the operations on passes."""
+    return [
+        Endpoint(
+            method="POST",
+            path="/payments/passes",
+            summary="Buy a pass to an exclusive looproom",
+            handle=operations.buy,
+            body=PassWanted,
+            answer=Visit,
+            status=201,
+            refuses=(
+                *REFUSALS,
+                ErrorCode.PAYMENTS_OFF,
+                ErrorCode.RATE_LIMITED,
+                ErrorCode.NOT_FOUND,
+                ErrorCode.PASS_HELD,
+                ErrorCode.NOT_FOR_SALE,
+                ErrorCode.KEY_REUSED,
+            ),
+            signed_in=True,
+            limits=(VISITS,),
+            group="Payments",
+        ),
+    ]

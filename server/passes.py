@@ -1,0 +1,75 @@
+"""Passes: hosts sell their looprooms, and who has paid is in until the pass ends, by our own clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from protocol.moderation import Role
+from protocol.passes import OfferRoom, RoomOffered
+from protocol.refusals import ErrorCode, Refused
+from server.hub.dispatch import Call, handles
+from server.payments import now
+from server.rooms import visible
+from storage import passes
+from storage.redis.limits import Limit
+
+if TYPE_CHECKING:
+    from server.node import Node
+
+OFFERS: Final = Limit("offers", burst=20, rate=1 / 30)
+"""Changes of what one's rooms cost: each makes every node look at the room."""
+LOOK_SECONDS: Final = 1.0
+"""The longest time between two looks at which passes end; one that is known to end is looked at in its moment."""
+
+
+@handles(OfferRoom, limit=OFFERS)
+async def offer(call: Call, command: OfferRoom) -> RoomOffered:
+    """Let a room cost something from now on, or nothing: its host may, who is a creator."""
+    node = call.node
+    room = await node.catalogue.find(command.room)
+    if not visible(room, call.session):
+        raise Refused(ErrorCode.NOT_FOUND)
+    if call.session.role not in (Role.CREATOR, Role.ADMIN):
+        raise Refused(ErrorCode.FORBIDDEN, "Only creators sell their looprooms.")
+    for field in ("month_cents", "session_cents"):
+        _within_bounds(node, field, getattr(command, field))
+    month, session = command.month_cents, command.session_cents
+    if not await passes.offer(node.stores.pool, room.id, call.session.user_id, month, session):
+        raise Refused(ErrorCode.FORBIDDEN, "Only the host of a looproom sells it.")
+    node.room_changed(room.id)
+    return RoomOffered(id=command.id, room=await node.catalogue.read(room.id))
+
+
+def _within_bounds(node: Node, field: str, cents: int | None) -> None:
+    least, most = node.settings.room_cents_least, node.settings.room_cents_most
+    if cents is not None and not least <= cents <= most:
+        message = f"A looproom costs {least} to {most} cents."
+        raise Refused(ErrorCode.INVALID, message, path=f"$.{field}")
+
+
+class PassExpiry:
+    """Ends passes in their moment: on every node, because any of them may be the last one."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def run(self) -> None:
+        """Look which passes end, for ever."""
+        while True:
+            try:
+                pause = await self._look()
+            except Refused:
+                pause = LOOK_SECONDS
+            await asyncio.sleep(pause)
+
+    async def _look(self) -> float:
+        """End what has ended; return the seconds to the next look."""
+        pool = self._node.stores.pool
+        for ended in await passes.due(pool, time.time()):
+            self._node.person_events.publish(await passes.end(pool, ended, now=now()))
+        following = await passes.next_due(pool)
+        if following is None:
+            return LOOK_SECONDS
+        return min(LOOK_SECONDS, max(0.05, following - time.time()))
