@@ -72,8 +72,8 @@ class Emails:
         The answer is the same whether somebody has that address already or not. Then the old address is told, and for seven days
         the change can be taken back from there.
         """
-        email = normalised_email(body.email)
         caller = await caller_of(self._node, request)
+        email = normalised_email(body.email)
         await self._proofs.of_password(request, caller.account, body.password)
         await self._node.quotas.demand(LETTERS, mailbox(email))
         stores = self._node.stores

@@ -76,8 +76,8 @@ class Payments:
 
     async def checkout(self, request: Request, body: Checkout) -> Visit:
         """Begin to subscribe: the answer is the page on which one pays. What comes of it is told over the websocket."""
-        cards = self._cards()
         user = (await caller_of(self._node, request)).account.id
+        cards = self._cards()
         pool = self._node.stores.pool
         if (await subscriptions.find(pool, user)).status not in (None, SubscriptionStatus.EXPIRED):
             raise Refused(ErrorCode.ALREADY_SUBSCRIBED)
@@ -104,8 +104,8 @@ class Payments:
 
     async def portal(self, request: Request) -> Visit:
         """Change or end a subscription, or see its invoices: the answer is the page where one does."""
-        cards = self._cards()
         user = (await caller_of(self._node, request)).account.id
+        cards = self._cards()
         customers = await subscriptions.customers_of(self._node.stores.pool, user)
         if not customers:
             raise Refused(ErrorCode.NOT_SUBSCRIBED)

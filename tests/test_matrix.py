@@ -1,0 +1,413 @@
+"""Who may do what: every command of the contract and every route, by everyone, with what is theirs, another's, or not there.
+
+A command or a route that is not in the tables fails; so does one that lets in somebody else than it says there. What is
+another's and what does not exist get the same answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx2
+import pytest
+
+from protocol.closing import CloseCode
+from protocol.contract import COMMANDS, tag_of
+from protocol.envelope import Person, RoomId, SessionId, UserId
+from protocol.refusals import ErrorCode
+from tests.hosting import Host, make_room
+from tests.standing import Standing
+from tests.visitors import Visitor, approach, arrive, visit
+
+PEOPLE = ("silent", "outsider", "member", "author", "host", "elsewhere", "moderator")
+"""Who has not said hello; a signed-in person who is not in the room; one who is; the author of the line; the room's host; the
+host of another room, here as a member; and a moderator."""
+
+MATRIX = """
+command            what      silent       outsider     member       author       host         elsewhere    moderator
+hello              again     -            hello_again  hello_again  hello_again  hello_again  hello_again  hello_again
+token.refresh      foreign   hello_first  token_invalid token_invalid token_invalid token_invalid token_invalid token_invalid
+session.list       own       hello_first  ok           ok           ok           ok           ok           ok
+session.revoke     others    hello_first  ok           ok           ok           ok           ok           ok
+session.revoke     foreign   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
+session.revoke     unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
+session.ping       own       hello_first  ok           ok           ok           ok           ok           ok
+room.list          all       hello_first  ok           ok           ok           ok           ok           ok
+room.get           here      hello_first  ok           ok           ok           ok           ok           ok
+room.get           draft     hello_first  not_found    not_found    not_found    ok           not_found    ok
+room.get           unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
+room.join          here      hello_first  ok           ok           ok           ok           ok           ok
+room.join          draft     hello_first  not_found    not_found    not_found    ok           not_found    ok
+room.join          unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
+room.leave         here      hello_first  not_in_room  ok           ok           ok           ok           ok
+room.leave         draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+room.leave         unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+cue.send           here      hello_first  not_in_room  forbidden    forbidden    ok           forbidden    forbidden
+cue.send           draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+cue.send           unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+presence.list      here      hello_first  not_in_room  ok           ok           ok           ok           ok
+presence.list      draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+presence.list      unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+typing.set         here      hello_first  not_in_room  ok           ok           ok           ok           ok
+typing.set         draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+typing.set         unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+confidence.set     here      hello_first  not_in_room  ok           ok           ok           ok           ok
+confidence.set     draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+confidence.set     unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+chat.send          here      hello_first  not_in_room  ok           ok           ok           ok           ok
+chat.send          draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+chat.send          unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+chat.edit          line      hello_first  not_in_room  forbidden    ok           ok           forbidden    ok
+chat.edit          elsewhere hello_first  not_in_room  not_found    not_found    not_found    not_found    not_found
+chat.edit          no_line   hello_first  not_in_room  not_found    not_found    not_found    not_found    not_found
+chat.remove        line      hello_first  not_in_room  forbidden    ok           ok           forbidden    ok
+chat.remove        elsewhere hello_first  not_in_room  not_found    not_found    not_found    not_found    not_found
+chat.remove        no_line   hello_first  not_in_room  not_found    not_found    not_found    not_found    not_found
+chat.history       here      hello_first  not_in_room  ok           ok           ok           ok           ok
+chat.history       draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+chat.history       unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+reaction.add       here      hello_first  not_in_room  ok           ok           ok           ok           ok
+reaction.add       draft     hello_first  not_found    not_found    not_found    not_in_room  not_found    not_in_room
+reaction.add       unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
+reaction.remove    here      hello_first  not_in_room  ok           ok           ok           ok           ok
+reaction.remove    draft     hello_first  not_found    not_found    not_found    not_in_room  not_found    not_in_room
+reaction.remove    unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
+subscription.get   own       hello_first  ok           ok           ok           ok           ok           ok
+creator.apply      own       hello_first  ok           ok           ok           forbidden    forbidden    forbidden
+creator.get        own       hello_first  ok           ok           ok           ok           ok           ok
+creator.list       all       hello_first  forbidden    forbidden    forbidden    forbidden    forbidden    ok
+creator.decide     foreign   hello_first  forbidden    forbidden    forbidden    forbidden    forbidden    ok
+creator.decide     unknown   hello_first  forbidden    forbidden    forbidden    forbidden    forbidden    not_found
+person.anonymous   own       hello_first  ok           ok           ok           ok           ok           ok
+"""
+
+_NUMBERS = itertools.count(1)
+
+
+@dataclass
+class Scene:
+    """What the commands are about, made anew for each of them."""
+
+    room: RoomId
+    draft: RoomId
+    line: str
+    line_elsewhere: str
+    session: SessionId
+    token: str
+    application: str
+
+
+def _in(room: Callable[[Scene], object], **fields: Any) -> Callable[[Scene], dict[str, Any]]:
+    return lambda scene: {"room": str(room(scene)), **fields}
+
+
+def _rooms(**fields: Any) -> dict[str, Callable[[Scene], dict[str, Any]]]:
+    return {
+        "here": _in(lambda scene: scene.room, **fields),
+        "draft": _in(lambda scene: scene.draft, **fields),
+        "unknown": _in(lambda _: uuid4(), **fields),
+    }
+
+
+def _lines(**fields: Any) -> dict[str, Callable[[Scene], dict[str, Any]]]:
+    return {
+        "line": lambda scene: {"room": str(scene.room), "line": scene.line, **fields},
+        "elsewhere": lambda scene: {"room": str(scene.room), "line": scene.line_elsewhere, **fields},
+        "no_line": lambda scene: {"room": str(scene.room), "line": str(uuid4()), **fields},
+    }
+
+
+def _targets() -> dict[str, Callable[[Scene], dict[str, Any]]]:
+    def target(room: object) -> dict[str, Any]:
+        return {"target": {"kind": "looproom", "id": str(room)}, "reaction": "HEART"}
+
+    return {
+        "here": lambda scene: target(scene.room),
+        "draft": lambda scene: target(scene.draft),
+        "unknown": lambda _: target(uuid4()),
+    }
+
+
+FIELDS: dict[str, dict[str, Callable[[Scene], dict[str, Any]]]] = {
+    "hello": {"again": lambda scene: {"token": scene.token}},
+    "token.refresh": {"foreign": lambda scene: {"token": scene.token}},
+    "session.list": {"own": lambda _: {}},
+    "session.revoke": {
+        "others": lambda _: {"others": True},
+        "foreign": lambda scene: {"session": str(scene.session)},
+        "unknown": lambda _: {"session": str(uuid4())},
+    },
+    "session.ping": {"own": lambda _: {}},
+    "room.list": {"all": lambda _: {}},
+    "room.get": _rooms(),
+    "room.join": _rooms(),
+    "room.leave": _rooms(),
+    "cue.send": _rooms(cue="breathe in"),
+    "presence.list": _rooms(),
+    "typing.set": _rooms(typing=True),
+    "confidence.set": _rooms(level=7),
+    "chat.send": _rooms(text="hello", key="k"),
+    "chat.edit": _lines(text="otherwise"),
+    "chat.remove": _lines(),
+    "chat.history": _rooms(),
+    "reaction.add": _targets(),
+    "reaction.remove": _targets(),
+    "subscription.get": {"own": lambda _: {}},
+    "creator.apply": {"own": lambda _: {"about": "breathing"}},
+    "creator.get": {"own": lambda _: {}},
+    "creator.list": {"all": lambda _: {}},
+    "creator.decide": {
+        "foreign": lambda scene: {"application": scene.application, "approve": False, "reason": "not yet"},
+        "unknown": lambda _: {"application": str(uuid4()), "approve": False, "reason": "not yet"},
+    },
+    "person.anonymous": {"own": lambda _: {"on": True}},
+}
+
+
+def rows() -> list[tuple[str, str, dict[str, str]]]:
+    """Read the matrix: command, what it is about, and the expected answer to each of `PEOPLE`."""
+    found = []
+    for line in MATRIX.strip().splitlines()[1:]:
+        command, what, *expected = line.split()
+        found.append((command, what, dict(zip(PEOPLE, expected, strict=True))))
+    return found
+
+
+def test_every_command_is_in_the_matrix() -> None:
+    """A new command has an expectation for everyone before it is done, and so has each thing that it can be about."""
+    assert {command for command, _, _ in rows()} == {tag_of(command) for command in COMMANDS}
+    assert {(command, what) for command, what, _ in rows()} == {
+        (command, what) for command, about in FIELDS.items() for what in about
+    }
+
+
+async def _scene(nodes: Standing, command: str, who: str) -> tuple[Scene, list[Visitor]]:
+    """Make a room, a draft, and what else the command is about; bring who sends it, and those who are needed for that."""
+    pool, node, number = nodes.pool, nodes.north, next(_NUMBERS)
+    room = await make_room(pool, f"matrix-{number}")
+    draft = await make_room(pool, f"matrix-{number}-draft", status="DRAFT")
+    other = await make_room(pool, f"matrix-{number}-other")
+    host: UUID = await pool.fetchval(
+        "update rooms set host_id = (select host_id from rooms where id = $1) "
+        "where id = $2 returning host_id",
+        room,
+        draft,
+    )
+    elsewhere: UUID = await pool.fetchval("select host_id from rooms where id = $1", other)
+    await pool.execute("update users set role = 'CREATOR' where id = any($1)", [host, elsewhere])
+    moderator: UUID = await pool.fetchval(
+        "insert into users (name, role) values ('mo', 'MODERATOR') returning id"
+    )
+    known = {"host": host, "elsewhere": elsewhere, "moderator": moderator}
+    rooms = () if who == "outsider" else (room,)
+    if who == "silent":
+        actor = await approach(node)
+    elif who in known:
+        actor = await visit(node, Person(id=UserId(known[who]), name=who), *rooms)
+    else:
+        actor = await visit(node, who, *rooms)
+    scene = Scene(room, draft, "", "", SessionId(uuid4()), "", "")
+    company = [actor]
+    if command.startswith("chat."):
+        author = actor if who == "author" else await visit(node, "author", room)
+        company.append(author)
+        await author.join(other)
+        scene.line = (await author.say(room, "a line"))["line"]["id"]
+        scene.line_elsewhere = (await author.say(other, "a line elsewhere"))["line"]["id"]
+        await author.call("room.leave", room=str(other))
+    if command in ("hello", "token.refresh", "session.revoke", "creator.decide"):
+        stranger, scene.session, scene.token = await _stranger(node)
+        company.append(stranger)
+        application = await stranger.call("creator.apply", about="stretching")
+        scene.application = application["application"]["id"]
+    return scene, company
+
+
+async def _stranger(node: Host) -> tuple[Visitor, SessionId, str]:
+    """Sign in somebody who has nothing to do with the others; return also their session and a token of it."""
+    token = await node.token("stranger")
+    stranger = await arrive(node, token)
+    return stranger, SessionId(UUID(stranger.welcome["session"])), token
+
+
+@pytest.mark.parametrize(
+    ("command", "what", "expected"), rows(), ids=lambda part: part if isinstance(part, str) else ""
+)
+async def test_who_may_do_what(nodes: Standing, command: str, what: str, expected: dict[str, str]) -> None:
+    """Everyone sends the command, each in a scene of their own where it could change something for the next."""
+    for who in PEOPLE:
+        if expected[who] == "-":
+            continue
+        scene, company = await _scene(nodes, command, who)
+        answer = await company[0].call(command, **FIELDS[command][what](scene))
+        outcome = answer["code"] if answer["type"] == "error" else "ok"
+        assert outcome == expected[who], f"{who}: {answer}"
+        if outcome == ErrorCode.NOT_FOUND:
+            assert answer["message"] == ErrorCode.NOT_FOUND.advice
+        for visitor in company:
+            visitor.connection.reset()
+
+
+async def _gone(nodes: Standing, how: str) -> str:
+    """Return a token of somebody whose session has ended, or who is banned."""
+    token = await nodes.north.token("gone")
+    visitor = await arrive(nodes.north, token)
+    if how == "banned":
+        await nodes.pool.execute(
+            "update users set banned_at = now() where id = $1", UUID(visitor.welcome["user"]["id"])
+        )
+    else:
+        await nodes.pool.execute(
+            "update sessions set ended_at = now() where id = $1", UUID(visitor.welcome["session"])
+        )
+    visitor.connection.reset()
+    return token
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [("ended", CloseCode.SESSION_ENDED), ("banned", CloseCode.BANNED)],
+    ids=["ended", "banned"],
+)
+async def test_who_is_out_is_out_of_everything(nodes: Standing, how: str, code: CloseCode) -> None:
+    """Somebody whose session has ended, or who is banned, is told so at hello and heard no further."""
+    token = await _gone(nodes, how)
+    visitor = await approach(nodes.north)
+    visitor.connection.send({"type": "hello", "id": 1, "token": token})
+    assert (await visitor.connection.gone).code == code
+
+
+# Over HTTP.
+
+OPEN = {
+    "POST /auth/register",
+    "POST /auth/login",
+    "POST /auth/refresh",
+    "POST /auth/logout",
+    "GET /auth/providers",
+    "GET /auth/{provider}/start",
+    "GET /auth/{provider}/callback",
+    "POST /auth/{provider}/callback",
+    "POST /auth/{provider}/token",
+    "POST /auth/email/verify",
+    "POST /auth/email/confirm",
+    "POST /auth/email/undo",
+    "POST /auth/password/forgot",
+    "POST /auth/password/reset",
+    "POST /waitlist",
+    "POST /waitlist/confirm",
+    "GET /account/{page}",
+    "POST /account/{page}",
+    "GET /payments/plans",
+    "POST /payments/webhook",
+    "GET /.well-known/jwks.json",
+    "GET /health/live",
+    "GET /health/ready",
+    "GET /metrics",
+}
+"""What anybody may ask for. Everything else needs a session that lives."""
+
+
+@pytest.fixture
+async def web(nodes: Standing) -> AsyncIterator[httpx2.AsyncClient]:
+    """Give a client of the first node's HTTP side."""
+    address = nodes.north.url.replace("ws://", "http://").removesuffix("/ws")
+    async with httpx2.AsyncClient(base_url=address, timeout=30) as client:
+        yield client
+
+
+def _sample(schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
+    """Make something that a schema allows: what is needed, and no more."""
+    if "$ref" in schema:
+        return _sample(schemas[schema["$ref"].rpartition("/")[2]], schemas)
+    for choice in ("anyOf", "oneOf"):
+        if choice in schema:
+            return _sample(schema[choice][0], schemas)
+    if "enum" in schema:
+        return schema["enum"][0]
+    if schema.get("type") == "object":
+        return {name: _sample(schema["properties"][name], schemas) for name in schema.get("required", ())}
+    if schema.get("format") == "uuid":
+        return str(uuid4())
+    if schema.get("type") == "string":
+        return "x" * max(1, schema.get("minLength", 1))
+    return {"integer": 1, "number": 1, "boolean": True, "array": []}[schema["type"]]
+
+
+async def _closed(web: httpx2.AsyncClient) -> list[tuple[str, str, Any]]:
+    """Return every route that needs a session: method, path with an unknown id for each parameter, and a body."""
+    described = (await web.get("/openapi.json")).json()
+    routes = []
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            if f"{method.upper()} {path}" in OPEN:
+                continue
+            body = None
+            if "requestBody" in operation:
+                content = operation["requestBody"]["content"]["application/json"]["schema"]
+                body = _sample(content, described["components"]["schemas"])
+            routes.append((method.upper(), re.sub(r"{\w+}", str(uuid4()), path), body))
+    return routes
+
+
+async def _statuses(web: httpx2.AsyncClient, token: str | None) -> dict[str, int]:
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    found = {}
+    for method, path, body in await _closed(web):
+        answer = await web.request(method, path, json=body, headers=headers)
+        found[f"{method} {path}"] = answer.status_code
+        if answer.status_code == 401:
+            assert answer.json()["code"] in ("token_invalid", "session_ended"), answer.text
+    return found
+
+
+async def test_the_open_routes_are_the_documented_ones(web: httpx2.AsyncClient) -> None:
+    """What the documents say to need no token is what stands here, so that a new route is decided upon."""
+    described = (await web.get("/openapi.json")).json()
+    assert {
+        f"{method.upper()} {path}"
+        for path, methods in described["paths"].items()
+        for method, operation in methods.items()
+        if not operation["security"]
+    } == OPEN
+
+
+@pytest.mark.parametrize("who", ["nobody", "forger", "ended", "banned"])
+async def test_without_a_living_session_nothing_is_told(
+    nodes: Standing, web: httpx2.AsyncClient, who: str
+) -> None:
+    """Every other route refuses with 401, before it says anything of what was asked for."""
+    token = (
+        None if who == "nobody" else await (nodes.north.token("x") if who == "forger" else _gone(nodes, who))
+    )
+    if who == "forger":
+        assert token is not None
+        head, body, signature = token.split(".")
+        token = f"{head}.{body}.{signature[::-1]}"
+    statuses = await _statuses(web, token)
+    assert len(statuses) > 12
+    assert {route: status for route, status in statuses.items() if status != 401} == {}
+
+
+async def test_another_ones_is_not_there(nodes: Standing, web: httpx2.AsyncClient) -> None:
+    """Somebody else's session and export get the answer that an unknown one gets, word for word."""
+    stranger, session, stranger_token = await _stranger(nodes.north)
+    export = (await web.post("/me/export", headers={"authorization": f"Bearer {stranger_token}"})).json()[
+        "id"
+    ]
+    token = await nodes.north.token("curious")
+    headers = {"authorization": f"Bearer {token}"}
+    for method, path, theirs in (
+        ("DELETE", "/me/sessions/{}", session),
+        ("GET", "/me/exports/{}", export),
+        ("GET", "/me/exports/{}/document", export),
+    ):
+        answers = [await web.request(method, path.format(one), headers=headers) for one in (theirs, uuid4())]
+        assert [answer.status_code for answer in answers] == [404, 404]
+        assert answers[0].json() == answers[1].json()
+    assert (await stranger.call("session.ping"))["type"] == "session.ponged"
