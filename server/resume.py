@@ -62,6 +62,9 @@ async def prepare(node: Node, session: Session, positions: Sequence[Position]) -
     rooms = {place.admission.room.id: place for place in places if place.admission is not None}
     await asyncio.gather(*(_open(node, place) for place in rooms.values()))
     for place in places:
+        if place.active is not None and node.hub.members.rooms.get(place.active.id) is not place.active:
+            # It was closed while the others were looked at: whoever entered it would hear nothing.
+            place.refused = Refused(ErrorCode.UNAVAILABLE, retry_after=1.0)
         if place.refused is not None and place.refused.code.retryable:
             raise place.refused
     too_many = (Place(position, Refused(ErrorCode.TOO_MANY_ROOMS)) for position in named[most:])

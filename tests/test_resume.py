@@ -15,6 +15,7 @@ from protocol.closing import CloseCode
 from protocol.envelope import RoomId
 from protocol.refusals import ErrorCode, Refused
 from server.chat import ChatHistory
+from server.hub.members import Room as ActiveRoom
 from server.hub.subscriptions import Subscriptions
 from server.settings import Settings
 from server.tokens import Tokens
@@ -326,6 +327,33 @@ async def test_case_10_a_store_is_away(short: Standing, calm: Room, monkeypatch:
         assert (await visitor.connection.gone).code == CloseCode.BUSY
     assert (await author.call("presence.list", room=calm.slug))["online"] == 1
     assert told(await back(short.north, *positions)) == [(True, 3, 3), (True, 0, 0)]
+
+
+async def test_a_room_that_is_closed_while_the_others_are_looked_at(
+    short: Standing, calm: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is put into a room that the node has closed meanwhile and hears no more: they come again, and miss nothing."""
+    other = await make_room(short.pool, f"{calm.slug}-too")
+    author = await talk(short.south, calm.id, 3)
+    positions = [position(author, room, 0) for room in (calm.id, other)]
+    truly = Subscriptions.covering
+
+    async def stand_still(self: Subscriptions, room: ActiveRoom, offset: int) -> bool:
+        covered = await truly(self, room, offset)
+        self._left_at[room.id] = float("-inf")
+        self._close_idle()  # as a node would that had stood still for as long as an empty room stays open
+        return covered
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Subscriptions, "covering", stand_still)
+        visitor = await approach(short.north)
+        answer = await visitor.call("hello", token=await short.north.token("returner"), resume=positions)
+        assert (answer.get("code"), answer["type"]) == (ErrorCode.UNAVAILABLE, "error")
+        assert (await visitor.connection.gone).code == CloseCode.BUSY
+    returner = await back(short.north, *positions)
+    assert told(returner) == [(True, 3, 3), (True, 0, 0)]
+    await author.say(calm.id, "and one more")
+    await returner.hear(4)
 
 
 async def test_while_a_thousand_lines_a_second_arrive(nodes: Standing, room: Room) -> None:
