@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -73,6 +73,7 @@ _KEYS_KEPT_HOURS = 24
 _PERSON_EVENTS_KEPT_DAYS = 30
 _PAYMENT_EVENTS_KEPT_DAYS = 90
 _HOUSEKEEPING_SECONDS = 600.0
+_AGAIN_SECONDS = 1.0
 
 
 class Node:
@@ -137,7 +138,7 @@ class Node:
         key_file = KeyFile(Path(settings.signing_keys_file), node.tokens.take)
         if settings.signing_keys_file:
             await key_file.look()
-            node._background.append(loop.create_task(key_file.run()))
+            node._background.append(loop.create_task(for_life(key_file.run)))
         node.providers = Providers(settings, loop.time)
         node.presence = PresenceTracker(node.id, node.stores, settings, emit=node._pulse)
         node.subscriptions = Subscriptions(
@@ -176,17 +177,17 @@ class Node:
         await broker.subscribe(CHANNEL)
         node.hub.wheel.start(loop)
         for work in (
-            node.subscriptions.run(),
-            node.person_events.run(),
-            node.previews.run(),
-            node.expiry.run(),
-            PassExpiry(node).run(),
-            node.presence.run(),
-            node.sessions.run(node.hub.members),
-            node._keep_house(),
-            seal_in_background(pool, sealer),
+            node.subscriptions.run,
+            node.person_events.run,
+            node.previews.run,
+            node.expiry.run,
+            PassExpiry(node).run,
+            node.presence.run,
+            partial(node.sessions.run, node.hub.members),
+            node._keep_house,
+            partial(seal_in_background, pool, sealer),
         ):
-            node._background.append(loop.create_task(work))
+            node._background.append(loop.create_task(for_life(work)))
         node.mailer = open_mailer(settings)
         node.jobs = Jobs(node)
         node.jobs.start()
@@ -265,6 +266,18 @@ class Node:
                 await forget_events(self.stores.pool, _PAYMENT_EVENTS_KEPT_DAYS * 86400)
             except Exception:
                 _LOGGER.exception("old idempotency keys, sessions and events could not be forgotten")
+
+
+async def for_life(run: Callable[[], Awaitable[object]]) -> None:
+    """Run what goes on beside everything else until it is done: a bug ends one turn of it, and it begins again."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            _LOGGER.exception("what runs in the background failed, and begins again")
+            await asyncio.sleep(_AGAIN_SECONDS)
+        else:
+            return
 
 
 class _Server(uvicorn.Server):
