@@ -38,3 +38,13 @@ def test_old_reports_are_forgotten() -> None:
     assert lags.worst(REMEMBERED_SECONDS + 1, 10) == [(TWO, 9), (ONE, 2)]
     assert lags.worst(31 + REMEMBERED_SECONDS, 10) == [(ONE, 2)]
     assert lags.worst(10 * REMEMBERED_SECONDS, 10) == []
+
+
+def test_a_minute_is_a_minute() -> None:
+    """Until its last moment a report stands against a smaller one, and is told; after that it is neither."""
+    lags = Lags()
+    lags.report(ONE, 9, now=100.0)
+    lags.report(ONE, 2, now=100.0 + REMEMBERED_SECONDS)
+    assert lags.worst(100.0 + REMEMBERED_SECONDS, 1) == [(ONE, 9)]
+    lags.report(ONE, 2, now=100.5 + REMEMBERED_SECONDS)
+    assert lags.worst(100.5 + REMEMBERED_SECONDS, 1) == [(ONE, 2)]

@@ -42,6 +42,17 @@ def test_passing_and_latest() -> None:
     assert (outbox.take(), outbox.size) == (b"", 0)
 
 
+def test_inherit() -> None:
+    """What was left out before and not told yet is told together with what is left out now."""
+    before, now = Outbox(10), Outbox(10)
+    for outbox, rooms in ((before, (ROOM,)), (before, (OTHER,)), (now, (OTHER,))):
+        outbox.drop()
+        for room in rooms:
+            outbox.conflate(room)
+    now.inherit(before)
+    assert (now.passing, now.stale) == (3, {ROOM, OTHER})
+
+
 @given(st.integers(0, 100), st.lists(st.binary(max_size=30) | st.none(), max_size=20), st.integers(0, 50))
 def test_never_more_than_the_limit(limit: int, steps: list[bytes | None], held: int) -> None:
     """Whatever comes, at most the limit waits, and what is taken is what was accepted since the last time."""
