@@ -69,16 +69,19 @@ def takes(kind: str) -> Callable[[Take], Take]:
     return register
 
 
-async def take(node: Node, event: PaymentEvent) -> bool:
-    """Take an event; False when it was taken before. When this returns it is committed. Raises `Refused`."""
+async def take(node: Node, event: PaymentEvent) -> list[Told] | None:
+    """Take an event, and return what people were told; None when it was taken before.
+
+    When this returns it is committed. Raises `Refused`.
+    """
     async with answering(node.stores.pool) as connection, connection.transaction():
         if not await subscriptions.claim_event(connection, event.id, event.type):
-            return False
+            return None
         taking = Taking(node, connection, event)
         if (taker := TAKERS.get(event.about)) is not None:
             await taker(taking)
     node.person_events.publish(taking.told)
-    return True
+    return taking.told
 
 
 def grace_seconds(node: Node) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
 from protocol.subscriptions import GetSubscription, SubscriptionFound
 from server.gateways.cards import Cards, Gone
@@ -23,6 +24,7 @@ from server.payments import Taking, grace_seconds, now, take, takes
 from storage import jobs, sales, subscriptions
 from storage.jobs import Job, Periodic
 from storage.payment_objects import CheckoutObject, SubscriptionObject
+from storage.person_events import Told
 from storage.postgres.pool import answering
 from storage.subscriptions import ForgetCustomers
 
@@ -106,17 +108,17 @@ async def look(node: Node, job: LookAtSubscription) -> None:
     await _present(node, found, asked)
 
 
-async def _present(node: Node, found: SubscriptionObject, asked: int) -> bool:
-    """Take a state that the provider gave when it was asked at `asked`; return whether a person stands otherwise by it."""
+async def _present(node: Node, found: SubscriptionObject, asked: int) -> list[Told]:
+    """Take a state that the provider gave when it was asked at `asked`; return what its person was told."""
     async with answering(node.stores.pool) as connection, connection.transaction():
         owner = await subscriptions.owner_of(connection, found.customer, found.metadata)
         if owner is None:
-            return False
+            return []
         sighting = await subscriptions.see(
             connection, owner, asked, found, now=now(), grace=grace_seconds(node)
         )
     node.person_events.publish(sighting.told)
-    return bool(sighting.told)
+    return sighting.told
 
 
 @performs(ForgetCustomers, attempts=20)
@@ -191,15 +193,21 @@ async def reconcile(node: Node, cards: Cards, *, days: float) -> Reconciled:
     The events serve the domains that live on them; for subscriptions alone their states would do. Raises `Refused`.
     """
     found = Reconciled()
+    changed: set[UserId] = set()
     events = [event async for event in cards.events(int(time.time() - days * DAY))]
     for event in reversed(events):
         try:
-            found.missed += await take(node, event)
+            told = await take(node, event)
         except Refused as refused:
             if refused.code is not ErrorCode.INVALID:
-                raise  # it was told; the others are not to wait for it
+                raise
+            continue  # it was logged; the others are not to wait for it
+        if told is not None:
+            found.missed += 1
+            changed |= {one.user for one in told}
     asked = now()
     async for subscription in cards.subscriptions():
         found.looked_at += 1
-        found.changed += await _present(node, subscription, asked)
+        changed |= {one.user for one in await _present(node, subscription, asked)}
+    found.changed = len(changed)
     return found

@@ -30,6 +30,7 @@ from server.settings import Settings
 from storage import chat
 from storage.chat import NewLine, Said
 from storage.payment_objects import PaymentEvent
+from storage.person_events import Told
 from storage.postgres.pool import Pool, answering
 from storage.redis.publications import Packet
 
@@ -142,7 +143,7 @@ def early_word() -> None:
     truly = payments.take  # type: ignore[attr-defined] # where the route finds it
     taking = set()
 
-    async def take(node: Node, event: PaymentEvent) -> bool:
+    async def take(node: Node, event: PaymentEvent) -> list[Told]:
         async def later() -> None:
             await asyncio.sleep(0.1)
             await truly(node, event)
@@ -150,7 +151,7 @@ def early_word() -> None:
         task = asyncio.create_task(later())
         taking.add(task)
         task.add_done_callback(taking.discard)
-        return True
+        return []
 
     payments.take = take  # type: ignore[attr-defined] # the same
 
