@@ -1,4 +1,4 @@
-"""A connection's time: a slow reader, the time for hello, heartbeats, and a token that runs out."""
+"""A connection's time: a slow reader, what was missed, the time for hello, heartbeats, and a token that runs out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import random
 from typing import Any
 
 from protocol.closing import CloseCode
+from protocol.rooms import Cue
 from protocol.session import Ponged, Shed, TokenExpiring
+from server.hub.members import Room
 from storage.redis.publications import Kind
-from tests.hub.scene import Scene, packet
+from tests.hub.scene import Guest, Scene, packet
 
 PONGED = Ponged(id=1, server_time=1)
 
@@ -149,6 +151,109 @@ def test_slow_in_time() -> None:
     scene.loop.advance(7.0)
     guest.flush()
     assert scene.hub.closes == {}
+
+
+# What was missed.
+
+
+def said(room: Room, first: int, last: int, size: int = 10) -> None:
+    """Let lines be said that are in the room's memory."""
+    for offset in range(first, last + 1):
+        room.replay.offer(packet(f"{offset} ".ljust(size, "."), offset=offset))
+
+
+def test_catching_up_at_once() -> None:
+    """Who reads what it missed as fast as it comes has all of it at once, and is with the others from then on."""
+    scene = Scene()
+    room = scene.room()
+    said(room, 1, 50)
+    guest = scene.guest(room)
+    guest.connection.catch_up(room, 20)
+    assert [int(cue.split()[0]) for cue in guest.cues()] == list(range(21, 51))
+    assert guest.connection.backlog is None
+    said(room, 51, 51)
+    scene.hub.fanout.add(room, [packet("51", offset=51)])
+    scene.loop.settle()
+    assert guest.cues() == ["51"]
+
+
+def test_catching_up_slowly() -> None:
+    """Pieces are written as the transport takes them; pulses come meanwhile, lines in their order, nothing twice."""
+    scene = Scene()
+    room = scene.room()
+    said(room, 1, 90, size=2000)
+    guest = scene.guest(room)
+    write = guest.connection.write
+
+    def fill(data: bytes | bytearray | memoryview[Any]) -> None:
+        write(data)
+        guest.lag(held=60_000)
+
+    guest.connection.write = fill
+    guest.connection.catch_up(room, 0)
+    assert guest.connection.waiting == 60_000
+    assert 0 < len(guest.cues()) < 30
+    said(room, 91, 91, size=2000)
+    scene.hub.fanout.add(room, [packet("91 ", offset=91), packet("passing", Kind.PASSING)])
+    scene.loop.settle()
+    guest.connection.send(PONGED)
+    assert guest.connection.waiting > 60_000
+    guest.connection.write = write
+    guest.catch_up()
+    heard = guest.take()
+    cues = [one.cue for one in heard if isinstance(one, Cue)]
+    assert [int(cue.split()[0]) for cue in cues][-1] == 91
+    assert [int(cue.split()[0]) for cue in cues] == list(range(92 - len(cues), 92))
+    assert heard[0] == PONGED
+    assert heard[-1] == Shed(passing=1, latest=0)
+    assert guest.connection.waiting == 0
+
+
+def test_catching_up_with_what_is_forgotten() -> None:
+    """Who reads more slowly than the room speaks, until its memory forgets, is closed to come back for a snapshot."""
+    scene = Scene()
+    room = scene.room()
+    said(room, 1, 90, size=2000)
+    guest = scene.guest(room)
+    write = guest.connection.write
+
+    def fill(data: bytes | bytearray | memoryview[Any]) -> None:
+        write(data)
+        guest.lag(held=60_000)
+
+    guest.connection.write = fill
+    guest.connection.catch_up(room, 0)
+    said(room, 91, 250)
+    guest.connection.write = write
+    guest.catch_up()
+    guest.listen()
+    assert guest.heard.closed == CloseCode.SLOW
+
+
+def test_leaving_while_catching_up() -> None:
+    """Who leaves a room, or joins it again, is sent no more of its past."""
+    for leave in (True, False):
+        scene = Scene()
+        room = scene.room()
+        said(room, 1, 90, size=2000)
+        guest = scene.guest(room)
+        write = guest.connection.write
+
+        def fill(data: bytes | bytearray | memoryview[Any], write: Any = write, guest: Guest = guest) -> None:
+            write(data)
+            guest.lag(held=60_000)
+
+        guest.connection.write = fill
+        guest.connection.catch_up(room, 0)
+        guest.cues()
+        if leave:
+            scene.hub.leave(guest.connection, room, at_once=True)
+        else:
+            scene.hub.enter(guest.connection, room)
+        guest.connection.write = write
+        guest.catch_up()
+        assert guest.cues() == []
+        assert guest.connection.backlog is None
 
 
 # Deadlines.

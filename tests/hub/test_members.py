@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from protocol.codec import JSON, MSGPACK
+from server.hub.backlog import Backlog
 from server.hub.members import Dialect, Members
-from tests.hub.scene import Scene, session_of
+from storage.redis.publications import Kind
+from tests.hub.scene import Scene, packet, session_of
 
 
 def test_by_session_and_by_user() -> None:
@@ -95,3 +97,33 @@ def test_room_says_what_it_is() -> None:
     room = scene.room(1)
     scene.guest(room, codec=JSON)
     assert repr(room) == "<Room 00000000-0000-0000-0000-000000000001 1 connections, at 0>"
+
+
+def test_framed() -> None:
+    """What waits for the next turn is not on its way yet; what has no place in the order does not count."""
+    scene = Scene()
+    room = scene.room()
+    room.replay.begin(4, [])
+    assert room.framed == 4
+    scene.guest(room)
+    scene.hub.fanout.add(room, [packet("pulse", Kind.PULSE)])
+    assert room.framed == 4
+    for offset in (5, 6):
+        room.replay.offer(packet("line", offset=offset))
+        scene.hub.fanout.add(room, [packet("line", offset=offset)])
+    assert room.framed == 4
+    scene.loop.settle()
+    assert room.framed == 6
+
+
+def test_a_backlog_is_forgotten_with_its_room() -> None:
+    """Who leaves a room has no past of it to be sent any more."""
+    scene = Scene()
+    room, other = scene.room(1), scene.room(2)
+    guest = scene.guest(room, other)
+    guest.connection.backlog = Backlog()
+    for one in (room, other):
+        guest.connection.backlog.begin(one, 0)
+    scene.hub.leave(guest.connection, room, at_once=True)
+    assert room not in guest.connection.backlog
+    assert other in guest.connection.backlog

@@ -116,6 +116,15 @@ def test_since() -> None:
     assert (empty.since(0), empty.since(1)) == ([], None)
 
 
+def test_since_in_pieces() -> None:
+    """As many as begin within so many bytes: one at least, and none too many."""
+    replay = replay_of(1, 0)
+    for offset in range(1, 6):
+        replay.offer(event(offset, size=10))
+    pieces = {most: offsets(replay.since(1, most)) for most in (0, 1, 10, 11, 25, 1000)}
+    assert pieces == {0: [], 1: [2], 10: [2], 11: [2, 3], 25: [2, 3, 4], 1000: [2, 3, 4, 5]}
+
+
 def test_prepend() -> None:
     """Older events join on without gaps, up to the window and the limit; what does not join on is left out."""
     replay = replay_of(7, 9, window=6)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+from uuid import UUID
+
 import pytest
 
-from protocol.rooms import JoinRoom, ListRooms
+from protocol.envelope import Person, RoomId, UserId
+from protocol.rooms import ContentKind, JoinRoom, ListRooms, Room
 from tests.protocol.wires import read, refused_field
 
 
@@ -35,3 +39,21 @@ def test_cues() -> None:
     assert read(type="cue.send", room="calm", cue="x" * 200).cue == "x" * 200
     for cue in ("", "x" * 201):
         assert refused_field(type="cue.send", room="calm", cue=cue) == "$.cue"
+
+
+@pytest.mark.parametrize(
+    ("prices", "exclusive"), [({}, False), ({"month_cents": 500}, True), ({"session_cents": 0}, True)]
+)
+def test_exclusive(prices: Any, exclusive: bool) -> None:
+    """A looproom that has a price of its own is exclusive, whichever of the two it is."""
+    room = Room(
+        id=RoomId(UUID(int=1)),
+        slug="calm",
+        title="Calm",
+        description="",
+        category="meditation",
+        host=Person(id=UserId(UUID(int=2)), name="Bo"),
+        content=ContentKind.AUDIO,
+        **prices,
+    )
+    assert room.exclusive == exclusive
