@@ -30,6 +30,7 @@ class CloseCode(IntEnum):
     FLOODING = 4005, "You sent far more than is allowed, after warnings. Wait, then reconnect and send less."
     BUSY = 4006, "This node takes no more sessions right now. Reconnect later."
     INTERNAL = 4007, "Something went wrong here. Reconnect and resume."
+    CROWDED = 4008, "You have too many connections open here. Close some, then reconnect."
 
     TOKEN_REFUSED = 4500, "The access token is not valid here. Sign in again."
     SESSION_ENDED = 4501, "The session was ended: signed out, or its refresh token was reused. Sign in again."

@@ -355,6 +355,7 @@ def _limits(settings: Settings) -> Limits:
         outbox_bytes=settings.outbox_limit_bytes,
         commands_rate=settings.commands_per_second,
         commands_burst=settings.commands_burst,
+        person_connections=settings.max_connections_per_person,
         rooms=settings.max_rooms_per_connection,
         connections=settings.max_connections,
         origins=[*origins, None],  # a client that is not a browser sends no Origin

@@ -185,6 +185,8 @@ async def greet(node: Node, connection: Connection, command: Hello) -> None:
         claims = node.tokens.verify(
             command.token
         )  # before it takes the place of somebody whose token is good
+        if len(node.hub.members.of_user(claims.user)) >= node.hub.limits.person_connections:
+            raise Disconnect(CloseCode.CROWDED)
         wait = node.admission.ask(node.hub.clock(), resuming=bool(command.resume))
         if wait is None:
             raise Disconnect(CloseCode.BUSY)
@@ -243,6 +245,8 @@ async def _welcome(node: Node, connection: Connection, command: Hello, arrival: 
     places = await resume.prepare(node, session, command.resume)
     if not connection.open:
         return
+    if len(node.hub.members.of_user(live.user_id)) >= node.hub.limits.person_connections:
+        raise Disconnect(CloseCode.CROWDED)  # they all came at once
     connection.session = session
     node.hub.members.signed_in(connection)
     # From here to the end without a wait: the snapshot, the replay and what follows must join on exactly.

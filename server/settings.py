@@ -188,6 +188,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     resumes_per_second: Annotated[
         float, Meta(gt=0, le=100000, description="Returning sessions that a node takes; they go first.")
     ] = 3000
+    max_connections_per_person: Annotated[
+        int,
+        Meta(
+            ge=1, le=10000000, description="Connections that one person may have at a node: tabs and devices."
+        ),
+    ] = 100
     max_rooms_per_connection: Annotated[
         int, Meta(ge=1, le=10000, description="Looprooms that one connection may be in.")
     ] = 32

@@ -37,6 +37,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     connections: int
     origins: Sequence[Origin | re.Pattern[str] | None] | None
     hosts: frozenset[str]
+    person_connections: int = 100
+    """Connections that one person may have at this node."""
     write_high: int = 65536
     """Bytes in a transport from which on its connection counts as slow."""
 
