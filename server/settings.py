@@ -277,6 +277,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 12
 
+    payout_cents_least: Annotated[
+        int,
+        Meta(ge=1, le=1000000, description="Least that a creator is paid, in cents; less waits for more."),
+    ] = 2500
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe level that is logged.")
     ] = "info"

@@ -59,7 +59,8 @@ PARTS = (
         )::bigint as earnings_cents
         from creators c where c.user_id = $1
         """,
-        stays="what was earned, and paid out, in the ledger: without whose it was",
+        stays="what was earned, and paid out, in the ledger: without whose it was; and the account at the payment provider, until all "
+        "of it is paid",
     ),
 )
 

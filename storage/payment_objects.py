@@ -177,6 +177,19 @@ class DisputeObject(Struct, frozen=True, kw_only=True):
         return self.status in ("won", "lost", "warning_closed")
 
 
+class AccountObject(Struct, frozen=True, kw_only=True):
+    """A creator's account."""
+
+    id: str
+    payouts_enabled: bool = False
+    capabilities: dict[str, str] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes money, and gives it on."""
+        return self.payouts_enabled and self.capabilities.get("transfers") == "active"
+
+
 def room_of(metadata: dict[str, str]) -> RoomId | None:
     """Return the looproom that something is a pass to."""
     try:

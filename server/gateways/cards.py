@@ -28,6 +28,10 @@ class Gone(Exception):  # noqa: N818 - it says what became of it
     """The provider has no such object."""
 
 
+class Declined(Exception):  # noqa: N818 - it says what became of it
+    """The provider does not do it, and will not until somebody has done something about it."""
+
+
 class Order(Struct, frozen=True, kw_only=True):
     """What somebody wants to subscribe to. `key` makes it once, whatever becomes of the answer."""
 
@@ -52,6 +56,14 @@ class PassOrder(Struct, frozen=True, kw_only=True):
     key: str
     paid_url: str
     left_url: str
+
+
+class TransferOrder(Struct, frozen=True, kw_only=True):
+    """What a creator is to be given. `name` makes it once, and is what it is found by."""
+
+    cents: int
+    account: str
+    name: str
 
 
 class CheckoutPage(Struct, frozen=True):
@@ -88,6 +100,21 @@ class Cards(Protocol):
 
     async def subscription(self, id: str) -> SubscriptionObject:  # noqa: A002 - the provider's name
         """Return a subscription as it is now. Raises `Gone`."""
+
+    async def account(self, user: UserId, key: str) -> str:
+        """Make an account of a creator, once for each key; return its id."""
+
+    async def account_link(self, account: str, again_url: str, return_url: str) -> str:
+        """Return the page on which a creator tells all that is asked of them. Raises `Gone`."""
+
+    async def account_ready(self, account: str) -> bool:
+        """Say whether an account can be paid to. Raises `Gone`."""
+
+    async def transfer(self, order: TransferOrder) -> str:
+        """Give money to a creator, once; return the transfer's id. Raises `Declined`, `Gone`."""
+
+    async def transferred(self, name: str) -> str | None:
+        """Return the transfer that was made under a name, if it was."""
 
     def subscriptions(self) -> AsyncIterator[SubscriptionObject]:
         """Yield every subscription as it is now, those that are over too."""

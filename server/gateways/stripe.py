@@ -15,10 +15,10 @@ import msgspec
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
 from server.gateways.breaker import Breaker
-from server.gateways.cards import CheckoutPage, Gone, Order, PassOrder
+from server.gateways.cards import CheckoutPage, Declined, Gone, Order, PassOrder, TransferOrder
 from server.plans import CURRENCY, Plan
 from server.settings import Settings
-from storage.payment_objects import ROOM, TIER, USER, PaymentEvent, SubscriptionObject
+from storage.payment_objects import ROOM, TIER, USER, AccountObject, PaymentEvent, SubscriptionObject
 
 if TYPE_CHECKING:
     import stripe
@@ -35,6 +35,8 @@ WAITING: Final = 64
 """Calls that may wait for a place; the next is told to come again."""
 PAGE: Final = 100
 RETRIES: Final = 1
+DECLINED: Final = ("insufficient_capabilities_for_transfer", "account_invalid", "transfers_not_allowed")
+"""Codes of what is not done before an account was changed."""
 
 AnswerT = TypeVar("AnswerT")
 
@@ -146,6 +148,61 @@ class StripeCards:
         found = await self._ask(lambda client: client.v1.subscriptions.retrieve_async(id))
         return msgspec.convert(found.to_dict(), SubscriptionObject)
 
+    async def account(self, user: UserId, key: str) -> str:
+        """See `Cards`. What the provider must know of a creator it asks them itself."""
+        made = await self._ask(
+            lambda client: client.v1.accounts.create_async(
+                {
+                    "type": "express",
+                    "capabilities": {"transfers": {"requested": True}},
+                    "metadata": {USER: str(user)},
+                },
+                {"idempotency_key": key},
+            )
+        )
+        return made.id
+
+    async def account_link(self, account: str, again_url: str, return_url: str) -> str:
+        """See `Cards`."""
+        made = await self._ask(
+            lambda client: client.v1.account_links.create_async(
+                {
+                    "account": account,
+                    "type": "account_onboarding",
+                    "refresh_url": again_url,
+                    "return_url": return_url,
+                }
+            )
+        )
+        return made.url
+
+    async def account_ready(self, account: str) -> bool:
+        """See `Cards`."""
+        found = await self._ask(lambda client: client.v1.accounts.retrieve_async(account))
+        return msgspec.convert(found.to_dict(), AccountObject).ready
+
+    async def transfer(self, order: TransferOrder) -> str:
+        """See `Cards`."""
+        made = await self._ask(
+            lambda client: client.v1.transfers.create_async(
+                {
+                    "amount": order.cents,
+                    "currency": CURRENCY,
+                    "destination": order.account,
+                    "transfer_group": order.name,
+                },
+                {"idempotency_key": order.name},
+            )
+        )
+        return made.id
+
+    async def transferred(self, name: str) -> str | None:
+        """See `Cards`."""
+        found = await self._ask(
+            lambda client: client.v1.transfers.list_async({"transfer_group": name, "limit": 1})
+        )
+        return found.data[0].id if found.data else None
+
     async def subscriptions(self) -> AsyncIterator[SubscriptionObject]:
         """See `Cards`."""
         after: dict[str, str] = {}
@@ -251,6 +308,10 @@ class StripeCards:
         if isinstance(error, stripe.InvalidRequestError):
             if error.code == "resource_missing":
                 return Gone(), True
+            if error.code in DECLINED:
+                return Declined(), True
+            if error.code == "balance_insufficient":  # what was paid is not at hand for some days
+                return Refused(ErrorCode.UNAVAILABLE, retry_after=3600.0), True
             raise error
         if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
             _LOGGER.error("Stripe does not take our key: %s", error.code)

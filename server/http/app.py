@@ -17,6 +17,7 @@ from protocol.refusals import Refused
 from server.http import (
     account,
     auth,
+    creators,
     emails,
     grants,
     identities,
@@ -69,6 +70,7 @@ def create_app(node: Node) -> Starlette:
         *privacy.endpoints(privacy.OwnData(node, passwords)),
         *payments.endpoints(payments.Payments(node)),
         *passes.endpoints(passes.Passes(node)),
+        *creators.endpoints(creators.Creators(node)),
         *keys.endpoints(keys.PublishedKeys(node)),
         *operations.endpoints(operations.Operations(node)),
     ]

@@ -138,7 +138,9 @@ async def test_openapi_says_who_must_sign_in(openapi: Document) -> None:
     """Only the person's own data and payments need an access token, and the description says so."""
     signed_in = {path for path, _, operation in operations(openapi) if operation["security"]}
     payments = {f"/payments/{name}" for name in ("checkout", "passes", "portal", "subscription")}
-    assert signed_in == payments | {path for path in openapi["paths"] if path.split("/")[1] == "me"}
+    assert signed_in == payments | {
+        path for path in openapi["paths"] if path.split("/")[1] in ("me", "creators")
+    }
     assert openapi["components"]["securitySchemes"]["accessToken"]["scheme"] == "bearer"
 
 
