@@ -96,10 +96,6 @@ class Sealer:
             raise BrokenSeal(f"{column} of {row} is not what was sealed there") from None
         return opened.decode()
 
-    def is_stale(self, sealed: bytes) -> bool:
-        """Say whether a field is to be sealed anew: it is under another key than the newest."""
-        return not sealed.startswith(self.header)
-
     def index(self, purpose: str, text: str) -> bytes:
         """Return the 32 bytes by which `text` is found among others of its purpose, whatever key seals it.
 

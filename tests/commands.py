@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from storage.embedded import running
-from tests.nodes.cluster import free_port, wait_for
+from tests.nodes.cluster import free_port
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 30.0

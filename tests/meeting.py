@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,10 +83,3 @@ async def meeting(
         sites = [await stack.enter_async_context(serving(chosen)) for _ in range(nodes)]
         async with AsyncExitStack() as clients:
             yield Meeting(sites, pool, clients)
-
-
-async def until(condition: Callable[[], object], within: float = PATIENCE) -> None:
-    """Wait until something is so; fail when it is not `within` so many seconds."""
-    async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110 - no event tells
-            await asyncio.sleep(0.005)

@@ -14,7 +14,7 @@ from email.policy import SMTPUTF8
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from tests.redis.valkeys import until
+from tests.waiting import until
 
 USER, PASSWORD = b"rooms@example.org", b"p@ss:word/ 1"
 

@@ -17,9 +17,9 @@ from storage.sealing import Sealer
 from tests.http.conftest import Servers, servers
 from tests.leaving import Member, Town, town
 from tests.nodes.raw import open_raw
-from tests.redis.valkeys import until
 from tests.stores import SEALING_KEY
 from tests.visitors import Visitor
+from tests.waiting import until
 
 __all__ = ["servers"]  # fixtures
 

@@ -15,11 +15,12 @@ from server.hub.subscriptions import Subscriptions
 from storage.postgres.pool import Pool
 from tests.hosting import hosting, make_room
 from tests.nodes.raw import Message
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
 from tests.replay import assert_replay_reaches
 from tests.standing import Room, Standing
 from tests.stores import until_blocked
 from tests.visitors import DURABLE, Visitor, arrive, visit
+from tests.waiting import until
 
 
 async def become(pool: Pool, visitor: Visitor, role: str) -> Person:

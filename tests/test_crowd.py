@@ -21,10 +21,11 @@ from storage.postgres.embedded import EmbeddedPostgres
 from storage.postgres.pool import Pool, open_pool
 from tests.hosting import Host, hosting, make_room
 from tests.nodes.raw import Message
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
 from tests.standing import Room, Standing
 from tests.stores import counted_statements, make_database
 from tests.visitors import PATIENCE, Visitor, arrive, bystander
+from tests.waiting import until
 
 pytestmark = pytest.mark.xdist_group("crowd")  # one such crowd a run is enough
 

@@ -19,7 +19,7 @@ import pytest
 
 from storage import embedded as module
 from storage.embedded import SOCKET_PATH_BYTES, DataFolder, Server, StartError, run_to_end, running
-from tests.redis.valkeys import until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[1]
 

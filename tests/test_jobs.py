@@ -24,8 +24,9 @@ from storage.jobs import Count, Job, Period, Periodic
 from storage.postgres.pool import Pool, answering
 from tests.commands import looprooms
 from tests.hosting import SIGNING_KEY, hosting
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
 from tests.stores import SEALING_KEY, database_url, pool, postgres, valkey
+from tests.waiting import until
 
 __all__ = ["database_url", "pool", "postgres", "valkey"]  # fixtures
 

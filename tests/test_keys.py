@@ -12,10 +12,10 @@ from storage.chat import prune_keys
 from storage.postgres.pool import Pool
 from tests.hosting import make_room
 from tests.nodes.raw import Message
-from tests.redis.valkeys import until
 from tests.standing import Room, Standing
 from tests.stores import until_blocked
 from tests.visitors import Visitor, visit
+from tests.waiting import until
 
 LOCK_ROOM = "select from room_positions where room_id = $1 for update"
 

@@ -15,8 +15,9 @@ from protocol.envelope import RoomId
 from server.metrics import LAGGING_ROOMS
 from storage.postgres.pool import Pool
 from tests.hosting import Host, hosting, make_room
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
 from tests.visitors import TEXT, Visitor, approach, arrive, visit
+from tests.waiting import until
 
 
 @pytest.fixture

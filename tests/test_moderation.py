@@ -15,9 +15,9 @@ from storage.moderation import decide
 from tests.commands import looprooms
 from tests.http.conftest import Servers, servers
 from tests.leaving import Member, Town, town
-from tests.redis.valkeys import until
 from tests.test_sealing import new_key
 from tests.visitors import Visitor
+from tests.waiting import until
 
 __all__ = ["servers"]  # fixtures
 

@@ -13,8 +13,9 @@ from server.session import LiveSessions
 from storage.postgres.pool import Pool
 from tests.clocks import in_no_time
 from tests.hosting import hosting
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
 from tests.visitors import visit
+from tests.waiting import until
 
 
 def test_for_life(caplog: pytest.LogCaptureFixture) -> None:

@@ -20,9 +20,10 @@ from server.gateways.standin.billing import DAY
 from storage.postgres.pool import Pool
 from tests.backstage import Backstage, backstage
 from tests.hosting import make_room
-from tests.meeting import Guest, until
+from tests.meeting import Guest
 from tests.redis.valkeys import Valkey
 from tests.shop import Shop, shop
+from tests.waiting import until
 
 MONTH = 30 * DAY
 PAY = "http://127.0.0.1:8000/pay?room=exclusive"

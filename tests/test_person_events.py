@@ -22,9 +22,10 @@ from storage.person_events import NewEvent, Told
 from storage.postgres.pool import Pool
 from storage.redis.publications import Kind, Packet
 from tests.http.serving import Site
-from tests.meeting import Guest, Meeting, meeting, until
+from tests.meeting import Guest, Meeting, meeting
 from tests.nodes.raw import RawConnection, open_raw
 from tests.redis.valkeys import Valkey
+from tests.waiting import until
 
 WINDOW = 20
 FREE = SubscriptionChanged(Subscription(tier=Tier.FREE))

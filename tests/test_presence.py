@@ -23,8 +23,9 @@ from storage.redis.pool import delete
 from tests.audience import Listener
 from tests.hosting import hosting, make_room
 from tests.neighbours import GRACE, LEASE, Neighbour, person
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
 from tests.stores import database_url, pool, postgres, valkey
+from tests.waiting import until
 
 __all__ = ["database_url", "pool", "postgres", "valkey"]  # fixtures
 

@@ -20,8 +20,9 @@ from storage.person_events import NewEvent
 from storage.postgres.pool import Pool
 from storage.previews import Stretch
 from tests.hosting import make_room
-from tests.meeting import Guest, Meeting, meeting, until
+from tests.meeting import Guest, Meeting, meeting
 from tests.redis.valkeys import Valkey
+from tests.waiting import until
 
 PAY = "http://127.0.0.1:8000/pay"
 

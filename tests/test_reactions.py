@@ -25,8 +25,9 @@ from storage.postgres.pool import PersonGone, Pool
 from storage.reactions import Total, Wish, settle, totals
 from tests.hosting import hosting, make_room
 from tests.neighbours import Neighbour
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
 from tests.stores import database_url, pool, postgres, valkey
+from tests.waiting import until
 
 __all__ = ["database_url", "pool", "postgres", "valkey"]  # fixtures
 

@@ -24,10 +24,11 @@ from storage.postgres.pool import Pool, open_pool
 from tests.hosting import SIGNING_KEY, Host, hosting, make_room
 from tests.http.serving import serving
 from tests.nodes.raw import Message
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
 from tests.standing import Room, Standing
 from tests.stores import SEALING_KEY, counted_statements, make_database
 from tests.visitors import Visitor, approach, arrive, visit
+from tests.waiting import until
 
 WINDOW = 20
 MOST_ROOMS = 8

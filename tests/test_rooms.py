@@ -15,9 +15,10 @@ from storage.postgres.pool import Pool
 from storage.redis.pool import Command, open_redis
 from tests.hosting import Host, hosting, make_room
 from tests.nodes.raw import Message
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
 from tests.standing import Room, Standing
 from tests.visitors import Visitor, arrive, visit
+from tests.waiting import until
 
 HIDDEN = ("DRAFT", "ARCHIVED", "RESTRICTED")
 

@@ -19,10 +19,11 @@ from server.tokens import Tokens
 from storage.postgres.pool import Pool
 from tests.hosting import SIGNING_KEY, Host, hosting, make_room
 from tests.http.serving import serving
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
 from tests.standing import Room, Standing
 from tests.stores import SEALING_KEY
 from tests.visitors import Visitor, approach, arrive, bystander, visit
+from tests.waiting import until
 
 
 class Later:

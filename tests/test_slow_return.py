@@ -19,9 +19,10 @@ from storage.postgres.pool import Pool
 from tests.hosting import SIGNING_KEY, Host, make_room
 from tests.http.serving import serving
 from tests.nodes.raw import Message, RawConnection
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
 from tests.stores import SEALING_KEY
 from tests.visitors import Visitor, bystander, visit
+from tests.waiting import until
 
 MISSED = 800
 FILL = """

@@ -35,10 +35,11 @@ from storage.postgres.pool import Pool
 from storage.subscriptions import ForgetCustomers
 from tests.hosting import make_room
 from tests.http.serving import Site
-from tests.meeting import Guest, until
+from tests.meeting import Guest
 from tests.redis.valkeys import Valkey
 from tests.shop import Shop, changes, shop
 from tests.standing import Standing
+from tests.waiting import until
 
 MONTH = 30 * DAY
 TRIAL = ("PREMIUM_MONTHLY", "TRIAL", "trial")

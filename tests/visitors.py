@@ -17,7 +17,7 @@ import msgspec
 from protocol.envelope import Person, RoomId
 from tests.hosting import Host
 from tests.nodes.raw import Message, RawConnection, open_raw
-from tests.redis.valkeys import until
+from tests.waiting import until
 
 TEXT = 0x1
 BINARY = 0x2

@@ -147,11 +147,6 @@ def get(key: str) -> Command[bytes | None]:
     return Command(("GET", key), _as_it_is)
 
 
-def mget(keys: Sequence[str]) -> Command[list[bytes | None]]:
-    """Read strings, in the order of `keys`. In a cluster all keys must share a hash tag."""
-    return Command(("MGET", *keys), list)
-
-
 def put(key: str, value: Value, *, px: int | None = None, nx: bool = False) -> Command[bool]:
     """Write a string that lives `px` milliseconds (for ever without); `nx`: only if there is none. False if not written."""
     life: tuple[Value, ...] = () if px is None else ("PX", px)
@@ -178,34 +173,9 @@ def hdel(key: str, *fields: str) -> Command[int]:
     return Command(("HDEL", key, *fields), int)
 
 
-def hget(key: str, field: str) -> Command[bytes | None]:
-    """Read one field of a hash."""
-    return Command(("HGET", key, field), _as_it_is)
-
-
 def hgetall(key: str) -> Command[dict[bytes, bytes]]:
     """Read a whole hash; empty when there is none."""
     return Command(("HGETALL", key), dict)
-
-
-def hlen(key: str) -> Command[int]:
-    """Count the fields of a hash."""
-    return Command(("HLEN", key), int)
-
-
-def sadd(key: str, *members: Value) -> Command[int]:
-    """Put members into a set; counts the new ones."""
-    return Command(("SADD", key, *members), int)
-
-
-def srem(key: str, *members: Value) -> Command[int]:
-    """Take members out of a set; counts those that were there."""
-    return Command(("SREM", key, *members), int)
-
-
-def smembers(key: str) -> Command[set[bytes]]:
-    """Read a whole set; empty when there is none."""
-    return Command(("SMEMBERS", key), set)
 
 
 def evaluate(script: str, keys: Sequence[str], args: Sequence[Value] = ()) -> Command[Any]:

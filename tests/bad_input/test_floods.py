@@ -11,9 +11,9 @@ from protocol.closing import CloseCode
 from protocol.refusals import ErrorCode
 from server.hub.limits import PATIENCE
 from tests.hosting import make_room
-from tests.redis.valkeys import until
 from tests.standing import Room, Standing
 from tests.visitors import Visitor, approach, bystander, visit
+from tests.waiting import until
 
 MANY = 100_000
 BURST = 100

@@ -7,9 +7,9 @@ import pytest
 from protocol.refusals import ErrorCode
 from tests.hosting import make_room
 from tests.nodes.raw import Message
-from tests.redis.valkeys import until
 from tests.standing import Room, Standing
 from tests.visitors import arrive, bystander, visit
+from tests.waiting import until
 
 
 def refusal(answer: Message, code: ErrorCode) -> Message:

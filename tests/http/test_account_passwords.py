@@ -31,7 +31,7 @@ from tests.http.letters import (
 from tests.http.serving import PASSWORD, Site, serving
 from tests.http.test_families import hello, refresh
 from tests.postbox import Postbox, link_in
-from tests.redis.valkeys import until
+from tests.waiting import until
 
 _TRIED = "select max(attempts) > 2 from jobs where kind = 'letters.welcome'"
 

@@ -15,8 +15,9 @@ import pytest
 from server.http.connection import HttpConnection
 from tests.http.conftest import Servers
 from tests.http.serving import Site, serving
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
 from tests.stores import valkey
+from tests.waiting import until
 
 __all__ = ["valkey"]
 

@@ -30,11 +30,11 @@ from storage.waitlist import ask_for_place
 from tests.http.conftest import Servers
 from tests.http.serving import PASSWORD
 from tests.leaving import DEVICE, Town, town
-from tests.redis.valkeys import until
 from tests.replay import assert_replay_reaches
 from tests.standing import Room, Standing
 from tests.stores import SEALING_KEY
 from tests.visitors import Visitor, visit
+from tests.waiting import until
 
 SAID = "the plums that were in the icebox"
 REFERENCES = """

@@ -13,7 +13,8 @@ import pytest
 
 from server.settings import Settings
 from tests.http.serving import Site, serving
-from tests.redis.valkeys import Proxy, Valkey, until
+from tests.redis.valkeys import Proxy, Valkey
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from storage.presence import (
     read_rosters,
 )
 from storage.redis.pool import Command, Redis, RedisAway, open_redis
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
+from tests.waiting import until
 
 ROOM, OTHER = RoomId(UUID(int=1)), RoomId(UUID(int=2))
 NODE = b"the node"

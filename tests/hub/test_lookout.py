@@ -22,7 +22,8 @@ from storage.presence import (
     write_rosters,
 )
 from storage.redis.pool import RedisAway, open_redis
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
+from tests.waiting import until
 
 ROOM, OTHER = RoomId(UUID(int=1)), RoomId(UUID(int=2))
 ME, NORTH, SOUTH = b"lookout-", b"north---", b"south---"

@@ -16,7 +16,7 @@ from server.hub.recount import Recount
 from storage import reactions
 from storage.postgres.pool import Pool
 from storage.reactions import Total, Totals
-from tests.redis.valkeys import until
+from tests.waiting import until
 
 ADD = "insert into reaction_totals (target_id, kind, target_kind, total, revision) values ($1, $2, 'looproom', $3, $4)"
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -30,6 +30,7 @@ from storage.postgres.migrations import migrate
 from tests.hosting import SIGNING_KEY, make_room
 from tests.redis.valkeys import Valkey
 from tests.stores import SEALING_KEY
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 20.0
@@ -404,14 +405,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def wait_for(condition: Callable[[], bool], within: float) -> None:
-    """Wait, without the loop, until `condition` is true; fail after `within` seconds."""
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, f"not true within {within} s"
-        time.sleep(0.005)
 
 
 def _folder() -> Path:

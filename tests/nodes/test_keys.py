@@ -6,7 +6,7 @@ import pytest
 
 from tests.nodes.cluster import Cluster
 from tests.nodes.raw import Gone, Message, open_raw
-from tests.redis.valkeys import until
+from tests.waiting import until
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(60)]
 

@@ -10,9 +10,9 @@ import re
 import pytest
 
 from tests.commands import a_folder, looprooms, served
-from tests.nodes.cluster import Cluster, wait_for
+from tests.nodes.cluster import Cluster
 from tests.postbox import link_in, postbox
-from tests.redis.valkeys import until
+from tests.waiting import until, wait_for
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(90)]
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +16,7 @@ from tests.nodes.cluster import Account, Cluster, NodeProcess
 from tests.nodes.raw import Message, RawConnection, open_raw
 from tests.nodes.wire import PING, TEXT, Wire, dial, files, frame, handshake, resident
 from tests.proxy import proxied
+from tests.waiting import until
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(90)]
 
@@ -51,18 +51,6 @@ async def enter(account: Account, port: int, room: RoomId, hear: Callable[[Messa
     assert (await connection.call("hello", token=account.token))["type"] == "welcome"
     assert (await connection.call("room.join", room=str(room)))["type"] == "room.joined"
     return connection
-
-
-async def until(condition: Callable[[], Any], within: float) -> None:
-    """Wait until `condition`, which may be awaitable, is true; fail after `within` seconds."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + within
-    while True:
-        found = condition()
-        if await found if asyncio.iscoroutine(found) else found:
-            return
-        assert loop.time() < deadline, f"not true within {within} s"
-        await asyncio.sleep(0.05)
 
 
 async def test_who_says_nothing_is_gone(cluster: Cluster) -> None:

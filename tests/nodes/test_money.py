@@ -21,8 +21,8 @@ from tests.gateways.standin.booth import KEY, Booth
 from tests.hosting import SIGNING_KEY, make_room
 from tests.nodes.cluster import Account, Cluster, NodeProcess
 from tests.nodes.raw import Message, RawConnection, open_raw
-from tests.redis.valkeys import until
 from tests.stores import SEALING_KEY
+from tests.waiting import until
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(120)]
 

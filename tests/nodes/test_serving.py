@@ -17,7 +17,8 @@ from protocol.rooms import JoinRoom, ListRooms
 from storage.demo import MEMBER
 from storage.embedded import running
 from tests.commands import PATIENCE, Served, a_folder, demo_password, looprooms, served
-from tests.nodes.cluster import free_port, wait_for
+from tests.nodes.cluster import free_port
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.nodes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from protocol.envelope import RoomId
 from tests.nodes.cluster import Account, Cluster, NodeProcess
 from tests.nodes.raw import RawConnection, open_raw
 from tests.nodes.wire import Frame, Wire, dial, resident
+from tests.waiting import until
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(90)]
 
@@ -122,18 +123,6 @@ async def scene(cluster: Cluster, **settings: object) -> AsyncIterator[Scene]:
     assert (await speaking.call("room.join", room=str(room)))["type"] == "room.joined"
     yield Scene(cluster, node, room, speaking)
     assert cluster.complaints() == []
-
-
-async def until(condition: Callable[[], Any], within: float) -> None:
-    """Wait until `condition`, which may be awaitable, is true; fail after `within` seconds."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + within
-    while True:
-        found = condition()
-        if await found if asyncio.iscoroutine(found) else found:
-            return
-        assert loop.time() < deadline, f"not true within {within} s"
-        await asyncio.sleep(0.02)
 
 
 async def test_a_reader_that_stops(cluster: Cluster) -> None:

@@ -18,7 +18,7 @@ from storage.embedded import DataFolder, StartError, running
 from storage.postgres import embedded as module
 from storage.postgres.embedded import EmbeddedPostgres, binaries
 from tests.parent import QUICK, parent
-from tests.redis.valkeys import until
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from storage.postgres import listener as module
 from storage.postgres.listener import listen
 from storage.postgres.pool import Pool
-from tests.redis.valkeys import until
+from tests.waiting import until
 
 OURS = "from pg_stat_activity where application_name = 'looprooms listener' and datname = current_database()"
 DROP = f"select pg_terminate_backend(pid) {OURS}"

@@ -16,7 +16,8 @@ import pytest
 from storage.redis.broker import Broker
 from storage.redis.link import Link, open_link, pack
 from storage.redis.publications import Kind, Packet, unpack
-from tests.redis.valkeys import Proxy, Valkey, certificate, until
+from tests.redis.valkeys import Proxy, Valkey, certificate
+from tests.waiting import until
 
 ROOM = "lr:{00000000-0000-0000-0000-000000000001}:events"
 OTHER = "lr:{00000000-0000-0000-0000-000000000002}:events"

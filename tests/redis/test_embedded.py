@@ -18,7 +18,7 @@ from storage.embedded import DataFolder, StartError, running
 from storage.redis.embedded import EmbeddedValkey, binary
 from storage.redis.pool import Command, open_redis
 from tests.parent import parent
-from tests.redis.valkeys import until
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 
 from storage.redis.limits import MOST_DEBT, REPORT_SECONDS, Limit, Limiter
 from storage.redis.pool import Redis, open_redis
-from tests.redis.valkeys import Valkey, until
+from tests.redis.valkeys import Valkey
+from tests.waiting import until
 
 SLOW = Limit("slow", burst=5, rate=0.01)
 """Nothing comes back while a test runs."""

@@ -13,7 +13,8 @@ import pytest
 
 from storage.redis.link import Link, open_link, pack
 from storage.redis.pool import RedisAway
-from tests.redis.valkeys import Proxy, Valkey, certificate, until
+from tests.redis.valkeys import Proxy, Valkey, certificate
+from tests.waiting import until
 
 
 async def opened(url: str, pushes: list[list[Any]] | None = None, within: float = 1.0) -> Link:

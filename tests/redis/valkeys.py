@@ -13,7 +13,6 @@ import ssl
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -169,15 +168,6 @@ def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority, secret)
     return context, authority
-
-
-async def until(condition: Callable[[], object], within: float = 5.0) -> float:
-    """Wait until `condition` is true and return the seconds that it took; fail after `within` seconds."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < within, f"not true within {within} s"
-        await asyncio.sleep(0.002)
-    return time.monotonic() - began
 
 
 def _binary() -> Path:

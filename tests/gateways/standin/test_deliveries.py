@@ -14,7 +14,7 @@ from protocol.refusals import Refused
 from server.gateways.cards import check_signature
 from server.gateways.standin import deliveries as sending
 from server.gateways.standin.deliveries import Deliveries, encoded
-from tests.meeting import until
+from tests.waiting import until
 
 SECRET = "whsec_x"
 
