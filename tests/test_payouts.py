@@ -17,9 +17,9 @@ from storage.ledger import Booking, book, earnings
 from storage.payouts import Payout
 from storage.postgres.pool import Pool
 from tests.backstage import Backstage, backstage
-from tests.meeting import until
 from tests.redis.valkeys import Valkey
 from tests.shop import Shop, shop
+from tests.waiting import until
 
 MONTH = "2026-11"
 

@@ -10,7 +10,7 @@ import pytest
 from server.gateways.standin.standin import Trouble
 from tests.nodes.cluster import Cluster
 from tests.nodes.test_money import opened
-from tests.redis.valkeys import until
+from tests.waiting import until
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(170)]
 
