@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from server import settings as known_settings
-from server.environment import Loaded, load
+from server.process.environment import Loaded, load
 from server.settings import SettingsError
 
 
@@ -28,7 +28,7 @@ def main() -> None:
 def serve(**options: Any) -> None:
     """Start the server, with embedded Postgres and Valkey unless DATABASE_URL and REDIS_URL name others."""
     loaded = _loaded(options)
-    from server import serving
+    from server.process import serving
 
     try:
         code = serving.serve(loaded.settings)
@@ -41,7 +41,7 @@ def serve(**options: Any) -> None:
 @click.argument("descriptor", type=int)
 def worker(descriptor: int) -> None:
     """Run one node on an inherited socket; its settings come on stdin. For `serve --workers`."""
-    from server import serving
+    from server.process import serving
 
     try:
         code = serving.work(descriptor)
@@ -53,7 +53,7 @@ def worker(descriptor: int) -> None:
 @main.command()
 def migrate() -> None:
     """Bring the database up to date (DATABASE_URL, or the embedded one)."""
-    from server import operating, serving
+    from server.process import operating, serving
 
     try:
         applied = operating.bring_up_to_date(_loaded({}).settings)
@@ -69,7 +69,7 @@ def migrate() -> None:
 @click.option("--demo-password", help="Let one sign in as the demo people with this. Without it nobody can.")
 def seed(*, demo_password: str | None) -> None:
     """Put the categories, demo people and demo looprooms into the database. Twice is once."""
-    from server import operating, serving
+    from server.process import operating, serving
 
     try:
         operating.put_demo_in(_loaded({}).settings, demo_password)
@@ -83,7 +83,7 @@ def seed(*, demo_password: str | None) -> None:
 @click.option("--data-dir", help="Folder of the embedded stores.")
 def jobs(*, retry: str | None, data_dir: str | None) -> None:
     """Show which jobs wait, and which are dead and why."""
-    from server import operating, serving
+    from server.process import operating, serving
 
     try:
         said = operating.look_at_jobs(_loaded({"data_dir": data_dir}).settings, retry)
@@ -98,7 +98,7 @@ def jobs(*, retry: str | None, data_dir: str | None) -> None:
 @click.option("--data-dir", help="Folder of the embedded stores.")
 def invite(address: str, data_dir: str | None) -> None:
     """Invite ADDRESS to make an account: a running server mails a link, which is good for thirty days. Again sends another one."""
-    from server import operating, serving
+    from server.process import operating, serving
 
     try:
         operating.send_invitation(_loaded({"data_dir": data_dir}).settings, address)
@@ -116,7 +116,7 @@ def invite(address: str, data_dir: str | None) -> None:
 def settings(*, new_key: bool) -> None:
     """List every setting: value, default, where the value came from, and what it means."""
     if new_key:
-        from server.keys import new_key as make_key
+        from server.process.keys import new_key as make_key
 
         click.echo(make_key())
         return
@@ -140,7 +140,7 @@ def role(address: str, role: str, data_dir: str | None) -> None:
     """
     loaded = _loaded({"data_dir": data_dir}).settings
     from protocol.moderation import Role
-    from server import operating, serving
+    from server.process import operating, serving
 
     try:
         changed = operating.give_role(loaded, address, Role(role))
@@ -162,7 +162,7 @@ def reseal(*, new_key: bool, data_dir: str | None) -> None:
 
     The server does the same when it starts, and need not be stopped for this where its stores are not embedded.
     """
-    from server import operating, serving
+    from server.process import operating, serving
 
     try:
         click.echo(operating.seal_anew(_loaded({"data_dir": data_dir}).settings, new_key=new_key))
@@ -213,7 +213,7 @@ def retire(*, data_dir: str | None) -> None:
 
 
 def _key_file(settings: known_settings.Settings) -> Path:
-    from server.keys import SIGNING_KEYS
+    from server.process.keys import SIGNING_KEYS
 
     return Path(settings.signing_keys_file or Path(settings.data_dir) / SIGNING_KEYS)
 
@@ -244,7 +244,7 @@ def payments() -> None:
 )
 def reconcile(*, days: float) -> None:
     """Repair what was missed of the payment provider's words. It is done every night, too; twice is once."""
-    from server import operating, serving
+    from server.process import operating, serving
 
     try:
         found = operating.compare_payments(_loaded({}).settings, days)
@@ -263,7 +263,7 @@ def reconcile(*, days: float) -> None:
 def join(slug: str, name: str, url: str | None, data_dir: str | None) -> None:
     """Join the looproom SLUG in this terminal."""
     loaded = _loaded({"data_dir": data_dir}).settings
-    from server import join as terminal
+    from server.terminal import join as terminal
 
     address = url or f"http://{loaded.host}:{loaded.port}"
     raise SystemExit(terminal.run(slug, name=name, url=address, data_dir=Path(loaded.data_dir) / "join"))

@@ -28,7 +28,6 @@ from server import sales as _sales  # noqa: F401 - what takes the provider's eve
 from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
 from server.door import Door
-from server.garbage import Garbage
 from server.gateways.cards import Cards, open_cards
 from server.gateways.identity import Providers
 from server.gateways.mail import Mailer, open_mailer
@@ -49,6 +48,7 @@ from server.people import Faces
 from server.person_events import PersonEvents, is_channel
 from server.presence import PresenceTracker
 from server.previews import Previews
+from server.process.garbage import Garbage
 from server.reactions import ReactionWriter
 from server.resealing import seal_in_background
 from server.rooms import Catalogue

@@ -28,7 +28,7 @@ from typing import Final
 
 import msgspec
 
-from server.keys import made_at, new_key, write_lines
+from server.process.keys import made_at, new_key, write_lines
 from server.settings import TYPES
 
 _LOGGER = logging.getLogger("looprooms.keys")

@@ -1,6 +1,6 @@
 """All settings, in one frozen struct: each with its type, bounds, default, and one sentence that says what it means.
 
-`server.environment` reads them. Variables are named ``LOOPROOMS_`` and the field in capitals; ``DATABASE_URL`` and
+`server.process.environment` reads them. Variables are named ``LOOPROOMS_`` and the field in capitals; ``DATABASE_URL`` and
 ``REDIS_URL`` have the names that everyone uses.
 """
 

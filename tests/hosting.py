@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 
 from protocol.client import Client, connect
 from protocol.envelope import Person, RoomId, SessionId, UserId
-from server.listening import listen
 from server.node import serve_node
+from server.process.listening import listen
 from server.settings import Settings
 from server.tokens import Tokens
 from storage.postgres.pool import Pool

@@ -31,6 +31,7 @@ MACHINE: Final[Mapping[str, frozenset[str]]] = {
     "storage.postgres": frozenset({"storage.postgres", "storage.embedded"}),
     "storage.redis": frozenset({"storage.redis", "storage.postgres.gather", "storage.embedded"}),
     "server.hub": frozenset({"server.hub", "server.limits"}),
+    "server.terminal": frozenset({"server.terminal"}),
     "server.gateways": frozenset({"server.gateways", "server.settings", "server.plans"}),
 }
 """Folders of the machine, and what of their own layer they may import: no domain."""
@@ -58,6 +59,7 @@ TWINNED: Final = (
     "server/hub",
     "server/http",
     "server/gateways",
+    "server/terminal",
     "storage/postgres",
     "storage/redis",
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from server.keys import made_at, new_key, write_lines
+from server.process.keys import made_at, new_key, write_lines
 from server.rotation import (
     EXPIRED_SECONDS,
     CannotRotate,

@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from server.environment import load
+from server.process.environment import load
 from server.settings import Settings
 from storage.embedded import DataFolder
 from storage.postgres.embedded import TEST_SETTINGS, EmbeddedPostgres

@@ -18,9 +18,9 @@ from starlette.applications import Starlette
 
 from server.http.app import create_app
 from server.http.connection import HttpConnection
-from server.listening import listen
 from server.node import Node
 from server.passwords import Passwords
+from server.process.listening import listen
 from server.settings import Settings
 
 PASSWORD = "violets under a lamp"

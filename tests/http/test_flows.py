@@ -8,7 +8,7 @@ import pytest
 
 from protocol.envelope import SessionId
 from server.http.flows import FLOW_SECONDS, Flows, UnderWay
-from server.keys import new_key
+from server.process.keys import new_key
 from server.settings import Settings
 from server.tokens import Tokens
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from server import rotation
-from server.keys import new_key, write_lines
+from server.process.keys import new_key, write_lines
 from tests.http.conftest import Servers
 from tests.http.serving import Site, serving
 from tests.http.test_families import hello, refresh

@@ -17,8 +17,8 @@ import pytest
 
 from protocol.contract import COMMANDS, tag_of
 from protocol.session import Hello
-from server import logs
-from server.logs import start_logging
+from server.process import logs
+from server.process.logs import start_logging
 from storage import chat
 from tests.http.conftest import Servers
 from tests.http.serving import PASSWORD

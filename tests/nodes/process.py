@@ -19,13 +19,13 @@ from protocol.chat import ChatLine
 from protocol.envelope import RoomId
 from protocol.refusals import Refused
 from server.chat import ChatWriter, line_packet
-from server.environment import load
 from server.http import payments
 from server.hub.members import Room
 from server.hub.replay import Replay
 from server.hub.subscriptions import Subscriptions, channel_of
-from server.listening import listen
 from server.node import Node, serve_node
+from server.process.environment import load
+from server.process.listening import listen
 from server.settings import Settings
 from storage import chat
 from storage.chat import NewLine, Said

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from protocol.client.account import sign_in
-from server.keys import made_at, new_key
+from server.process.keys import made_at, new_key
 from storage.demo import MEMBER
 from tests.commands import a_folder, demo_password, looprooms, served
 

@@ -21,14 +21,14 @@ import uvloop
 from protocol.refusals import Refused
 from server.gateways.mail import FolderMailer
 from server.gateways.standin.embedded import pretending
-from server.keys import DEMO_PASSWORD, SEALING_KEYS, SIGNING_KEYS, kept
-from server.keys import new_key as make_key
-from server.listening import PortError, allow_files, listen
-from server.logs import start_logging
 from server.node import serve_node
 from server.passwords import Passwords
+from server.process.keys import DEMO_PASSWORD, SEALING_KEYS, SIGNING_KEYS, kept
+from server.process.keys import new_key as make_key
+from server.process.listening import PortError, allow_files, listen
+from server.process.logs import start_logging
+from server.process.workers import READY, WorkerFailed, Workers
 from server.settings import DEFAULTS, Settings, variable
-from server.workers import READY, WorkerFailed, Workers
 from storage.demo import MEMBER, PEOPLE, add_demo
 from storage.embedded import DataFolder, InUseError, Server, StartError
 from storage.postgres.embedded import EmbeddedPostgres
@@ -53,7 +53,7 @@ def serve(settings: Settings) -> int:
 
 
 def work(descriptor: int) -> int:
-    """Run one node on an inherited socket, for `server.workers`; return the exit code. Raises `CannotStart`."""
+    """Run one node on an inherited socket, for `server.process.workers`; return the exit code. Raises `CannotStart`."""
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
     start_logging(settings.log_level, settings.log_format)
     return run(_work(settings, socket.socket(fileno=descriptor)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec.inspect as mi
 import pytest
 
-from server.environment import load
+from server.process.environment import load
 from server.settings import DEFAULTS, TYPES, Settings, SettingsError, variable
 
 KEY_A, KEY_B = "a:" + "A" * 43, "b:" + "B" * 43

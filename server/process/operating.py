@@ -13,12 +13,12 @@ from protocol.moderation import Role
 from protocol.refusals import Refused
 from server.gateways.standin.embedded import pretending
 from server.http.auth import normalised_email
-from server.keys import SEALING_KEYS, put_first
-from server.keys import new_key as make_key
 from server.node import Node
 from server.person_events import publish_once
+from server.process.keys import SEALING_KEYS, put_first
+from server.process.keys import new_key as make_key
+from server.process.serving import CannotStart, migrated, run, seed, stores
 from server.resealing import seal_all, told
-from server.serving import CannotStart, migrated, run, seed, stores
 from server.settings import Settings, variable
 from server.subscriptions import Reconciled, reconcile
 from storage import jobs, waitlist

@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import asyncpg
 import pytest
 
-from server import logs, settings
-from server.logs import JsonLines, TextLines, start_logging, told
+from server import settings
+from server.process import logs
+from server.process.logs import JsonLines, TextLines, start_logging, told
 from server.settings import Settings
 from server.tokens import Tokens
 from storage.postgres.pool import Pool

@@ -28,7 +28,7 @@ _ESCAPED: Final = {
 }
 """What a terminal obeys or takes for the end of a line. JSON's encoder escapes the first 32 alone."""
 _LEVEL_COLUMN: Final = 7
-_ROOT: Final = Path(__file__).parent.parent
+_ROOT: Final = Path(__file__).parents[2]
 _OURS: Final = ("looprooms", "server", "storage", "protocol")
 """Names of our loggers, and of our packages."""
 

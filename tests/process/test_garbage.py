@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.garbage import LONGEST, Garbage
+from server.process.garbage import LONGEST, Garbage
 
 
 class Knot:

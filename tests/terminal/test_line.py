@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.terminal import LineEditor
+from server.terminal.line import LineEditor
 
 
 def typed(*keys: str) -> LineEditor:

@@ -45,8 +45,8 @@ from protocol.reactions import (
 )
 from protocol.rooms import Cue, Departure, JoinRoom, LeaveRoom, RoomLeft, RoomUnlocked
 from protocol.session import Shed
-from server.join import Visit, readable, run
-from server.terminal import Terminal
+from server.terminal.join import Visit, readable, run
+from server.terminal.line import Terminal
 from tests.protocol.client.peer import ADA, BO, EPOCH, ROOM, CommandT, Conversation, Peer, line, listening
 
 CY = Person(id=UserId(UUID("00000000-0000-7000-8000-00000000000c")), name="Cy\x1b[2J")

@@ -39,7 +39,7 @@ from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import Cue, Departure, JoinRoom, LeaveRoom, ListRooms, RoomJoined, RoomUnlocked
 from protocol.session import Shed
 from protocol.text import normalised
-from server.terminal import Terminal
+from server.terminal.line import Terminal
 
 SIGNS: Final = {
     Reaction.HEART: "❤",

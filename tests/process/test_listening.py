@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from server.listening import PortError, allow_files, listen
+from server.process.listening import PortError, allow_files, listen
 from tests.nodes.cluster import free_port
 
 

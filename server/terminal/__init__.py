@@ -1,0 +1,1 @@
+"""A client in the terminal: what ``looprooms join`` shows. It knows the server by the contract alone."""
