@@ -32,7 +32,7 @@ from protocol.session import Position, Resumed
 from server.hub.connection import Connection
 from server.hub.identity import Session
 from server.hub.members import Room
-from server.rooms import Admission, admit, enter, recent_lines
+from server.rooms import Admission, admit, enter, recent_lines, still_visible
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -65,6 +65,7 @@ async def prepare(node: Node, session: Session, positions: Sequence[Position]) -
         if place.active is not None and node.hub.members.rooms.get(place.active.id) is not place.active:
             # It was closed while the others were looked at: whoever entered it would hear nothing.
             place.refused = Refused(ErrorCode.UNAVAILABLE, retry_after=1.0)
+        _look_again(node, session, place)
         if place.refused is not None and place.refused.code.retryable:
             raise place.refused
     too_many = (Place(position, Refused(ErrorCode.TOO_MANY_ROOMS)) for position in named[most:])
@@ -78,6 +79,14 @@ async def _look(node: Node, session: Session, position: Position) -> Place:
     except Refused as refused:
         place.refused = refused
     return place
+
+
+def _look_again(node: Node, session: Session, place: Place) -> None:
+    if place.admission is not None and place.refused is None:
+        try:
+            still_visible(node, session, place.admission.room)
+        except Refused as refused:
+            place.refused = refused
 
 
 async def _open(node: Node, place: Place) -> None:

@@ -107,6 +107,14 @@ def visible(room: Room, session: Session) -> bool:
     return room.status is RoomStatus.PUBLISHED or session.is_one(room.host, room.id) or session.moderates
 
 
+def still_visible(node: Node, session: Session, room: Room) -> Room:
+    """Return a room as it was read last: it may have been withdrawn while somebody was on their way in. Raises `Refused`."""
+    newest = node.catalogue.newest(room)
+    if not visible(newest, session):
+        raise Refused(ErrorCode.NOT_FOUND)
+    return newest
+
+
 class Admission(msgspec.Struct):
     """A person may enter a room; `preview` is the seconds that are left of it, None where there is no limit."""
 
@@ -203,6 +211,7 @@ async def join(call: Call, command: JoinRoom) -> RoomJoined:
     active = await node.subscriptions.open(room.id)
     if not call.connection.open:
         raise Refused(ErrorCode.NOT_IN_ROOM)  # nobody hears it
+    room = still_visible(node, call.session, room)
     preview = enter(node, call.connection, active, admission)
     state = node.presence.state(room.id)
     return RoomJoined(

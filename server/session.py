@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -123,12 +124,36 @@ class Changed(Struct):
     rooms: list[RoomId] = []
 
 
+class Coming:
+    """A session on its way in; `stale` when it has changed since it was read."""
+
+    __slots__ = ("stale",)
+
+    def __init__(self) -> None:
+        self.stale = False
+
+
 class Announcements:
     """Carries word of changed sessions to every node, this one first."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._looking: set[asyncio.Task[None]] = set()
+        self._coming: dict[UserId | SessionId, set[Coming]] = {}
+
+    @contextmanager
+    def coming(self, user: UserId, session: SessionId) -> Iterator[Coming]:
+        """Listen for a session that is about to be read, and has no connection yet that word of it could reach."""
+        coming = Coming()
+        for name in (user, session):
+            self._coming.setdefault(name, set()).add(coming)
+        try:
+            yield coming
+        finally:
+            for name in (user, session):
+                self._coming[name].discard(coming)
+                if not self._coming[name]:
+                    del self._coming[name]
 
     def announce(self, changed: Changed) -> None:
         """Tell all nodes that sessions, or all sessions of users, have changed; call it after the commit."""
@@ -142,8 +167,12 @@ class Announcements:
             self.look(msgspec.json.decode(packet.json, type=Changed))
 
     def look(self, changed: Changed) -> None:
-        """Look at sessions that are connected here."""
+        """Look at sessions that are connected here, and remember it of those that are on their way."""
         members = self._node.hub.members
+        names: list[UserId | SessionId] = [*changed.sessions, *changed.users, *changed.gone]
+        for name in names:
+            for coming in self._coming.get(name, ()):
+                coming.stale = True
         for user in changed.gone:
             self._part_with(user)
         sessions = {session for session in changed.sessions if members.of_session(session)}
@@ -192,13 +221,16 @@ async def greet(node: Node, connection: Connection, command: Hello) -> None:
             raise Disconnect(CloseCode.BUSY)
         if wait:
             await asyncio.sleep(wait)
-        async with node.person_events.opening(claims.user) as feed:
-            live = await node.sessions.find(claims.session)
-            if (code := ended_code(live)) is not None or live.user_id != claims.user:
-                raise Disconnect(code or CloseCode.TOKEN_REFUSED)
-            await node.person_events.catch_up(claims.user, feed, live.person_last)
-            missed = await _missed(node, live, feed, command.person)
-            await _welcome(node, connection, command, _Arrival(claims, live, feed, missed))
+        with node.announcements.coming(claims.user, claims.session) as coming:
+            async with node.person_events.opening(claims.user) as feed:
+                live = await node.sessions.find(claims.session)
+                if (code := ended_code(live)) is not None or live.user_id != claims.user:
+                    raise Disconnect(code or CloseCode.TOKEN_REFUSED)
+                await node.person_events.catch_up(claims.user, feed, live.person_last)
+                missed = await _missed(node, live, feed, command.person)
+                await _welcome(node, connection, command, _Arrival(claims, live, feed, missed))
+        if coming.stale:
+            node.announcements.look(Changed(sessions=[claims.session]))
     except Refused as refused:
         _turn_away(connection, command, refused)
 
@@ -270,8 +302,6 @@ async def _welcome(node: Node, connection: Connection, command: Hello, arrival: 
     connection.replay(packets)
     for place in places:
         resume.replay(connection, place)
-    if any(packet.kind is Kind.SESSION and packet.offset > live.person_last for packet in packets):
-        node.announcements.look(Changed(sessions=[session.id]))
 
 
 def _stand(arrival: _Arrival, position: PersonPosition | None) -> tuple[PersonState, list[Packet]]:

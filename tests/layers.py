@@ -40,7 +40,9 @@ ASSEMBLY: Final = "server.node"
 """Where a node is put together. The machine may name it for its types, and not run it."""
 
 LENT: Final[Mapping[str, frozenset[str]]] = {
-    "server.rooms": frozenset({"Admission", "admit", "enter", "visible", "recent_lines", "put_out"}),
+    "server.rooms": frozenset(
+        {"Admission", "admit", "enter", "visible", "recent_lines", "put_out", "still_visible"}
+    ),
     "server.presence": frozenset({"PresenceTracker"}),
 }
 """What a domain with handlers lets others use: who may enter a room is decided in one place."""

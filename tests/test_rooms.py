@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from uuid import uuid4
 
 import pytest
 
 from protocol.envelope import Person, RoomId, UserId
 from protocol.refusals import ErrorCode
-from server.hub.subscriptions import channel_of
+from server.hub.members import Room as ActiveRoom
+from server.hub.subscriptions import Subscriptions, channel_of
+from server.rooms import put_out
+from server.settings import Settings
 from storage.postgres.pool import Pool
 from storage.redis.pool import Command, open_redis
-from tests.hosting import Host, hosting, make_room
+from tests.hosting import SIGNING_KEY, Host, hosting, make_room
+from tests.http.serving import serving
 from tests.nodes.raw import Message
 from tests.redis.valkeys import Valkey
 from tests.standing import Room, Standing
+from tests.stores import SEALING_KEY
 from tests.visitors import Visitor, arrive, visit
 from tests.waiting import until
 
@@ -141,6 +147,36 @@ async def test_a_room_that_is_withdrawn(nodes: Standing, room: Room, monkeypatch
         while (await ada.call("room.get", room=room.slug))["type"] == "room.found":  # noqa: ASYNC110 - time tells
             await asyncio.sleep(0.03)
     assert (await ada.call("room.join", room=room.slug))["code"] == ErrorCode.NOT_FOUND
+
+
+async def test_a_room_that_is_withdrawn_while_one_is_on_the_way(
+    database_url: str, valkey: Valkey, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was let in before is not put into it, neither joining nor coming back: who was in it is out already."""
+    rooms = [await make_room(pool, slug) for slug in ("calm", "quiet")]
+    settings = Settings(
+        database_url=database_url,
+        redis_url=valkey.url,
+        signing_keys=(SIGNING_KEY,),
+        sealing_keys=(SEALING_KEY,),
+    )
+    truly = Subscriptions.open
+
+    async def withdrawn(self: Subscriptions, room: RoomId) -> ActiveRoom:
+        active = await truly(self, room)
+        await pool.execute("update rooms set status = 'RESTRICTED' where id = $1", room)
+        await put_out(site.node, room)
+        return active
+
+    async with serving(settings) as site, AsyncExitStack() as stack:
+        monkeypatch.setattr(Subscriptions, "open", withdrawn)
+        host = Host(f"ws://127.0.0.1:{site.port}/ws", site.node.tokens, pool, stack)
+        ada = await visit(host, "Ada")
+        assert (await ada.call("room.join", room="calm")).get("code") == ErrorCode.NOT_FOUND
+        position = {"room": "quiet", "epoch": ada.welcome["epoch"], "offset": 0}
+        (resumed,) = (await arrive(host, await host.token("Bo"), resume=[position])).welcome["resumed"]
+        assert resumed.get("error") == ErrorCode.NOT_FOUND
+        assert not any(site.node.hub.members.rooms[room].connections for room in rooms)
 
 
 async def test_the_snapshot_at_the_door(nodes: Standing, room: Room) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,7 +14,9 @@ import pytest
 from protocol.closing import CloseCode
 from protocol.envelope import SessionId
 from protocol.refusals import ErrorCode
+from server import resume
 from server.hub.hub import Hub
+from server.session import Changed
 from server.settings import Settings
 from server.tokens import Tokens
 from storage.postgres.pool import Pool
@@ -229,6 +232,46 @@ async def test_the_sweep_finds_what_one_may_do(
 
         await becomes("MODERATOR", "chat.edited")
         await becomes("MEMBER", ErrorCode.FORBIDDEN)
+
+
+@pytest.mark.parametrize("word", ["of the session", "of the person", "that they left"])
+async def test_what_ends_while_somebody_is_on_their_way_in(
+    database_url: str, valkey: Valkey, pool: Pool, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    """An end that comes between the reading of a session and its welcome is no secret: the connection is closed at once."""
+    truly = resume.prepare
+    read, ended = asyncio.Event(), asyncio.Event()
+
+    async def prepare(*arguments: Any) -> list[resume.Place]:
+        read.set()
+        await ended.wait()
+        return await truly(*arguments)
+
+    monkeypatch.setattr(resume, "prepare", prepare)
+    settings = Settings(
+        database_url=database_url,
+        redis_url=valkey.url,
+        signing_keys=(SIGNING_KEY,),
+        sealing_keys=(SEALING_KEY,),
+    )
+    async with serving(settings) as site, AsyncExitStack() as stack:
+        host = Host(f"ws://127.0.0.1:{site.port}/ws", site.node.tokens, pool, stack)
+        token = await host.token("Ada")
+        stranger = await approach(host)
+        stranger.connection.send({"type": "hello", "id": 1, "token": token})
+        await read.wait()
+        claims = site.node.tokens.verify(token)
+        await pool.execute("update sessions set ended_at = now()")
+        site.node.announcements.announce(
+            {
+                "of the session": Changed(sessions=[claims.session]),
+                "of the person": Changed(users=[claims.user]),
+                "that they left": Changed(gone=[claims.user]),
+            }[word]
+        )
+        ended.set()
+        assert (await asyncio.wait_for(stranger.connection.gone, 5)).code == CloseCode.SESSION_ENDED
+        await until(lambda: not site.node.announcements._coming)
 
 
 async def test_more_sessions_than_a_node_takes(
