@@ -51,12 +51,13 @@ def worker(descriptor: int) -> None:
 
 
 @main.command()
-def migrate() -> None:
+@click.option("--data-dir", help="Folder of the embedded stores.")
+def migrate(*, data_dir: str | None) -> None:
     """Bring the database up to date (DATABASE_URL, or the embedded one)."""
     from server.process import operating, serving
 
     try:
-        applied = operating.bring_up_to_date(_loaded({}).settings)
+        applied = operating.bring_up_to_date(_loaded({"data_dir": data_dir}).settings)
     except serving.CannotStart as reason:
         _give_up(str(reason))
     for name in applied:
@@ -67,12 +68,13 @@ def migrate() -> None:
 
 @main.command()
 @click.option("--demo-password", help="Let one sign in as the demo people with this. Without it nobody can.")
-def seed(*, demo_password: str | None) -> None:
+@click.option("--data-dir", help="Folder of the embedded stores.")
+def seed(*, demo_password: str | None, data_dir: str | None) -> None:
     """Put the categories, demo people and demo looprooms into the database. Twice is once."""
     from server.process import operating, serving
 
     try:
-        operating.put_demo_in(_loaded({}).settings, demo_password)
+        operating.put_demo_in(_loaded({"data_dir": data_dir}).settings, demo_password)
     except serving.CannotStart as reason:
         _give_up(str(reason))
     click.echo("Categories, demo people and looprooms are there.")
@@ -131,10 +133,14 @@ def settings(*, new_key: bool) -> None:
 
 @main.command()
 @click.argument("address")
-@click.argument("role", type=click.Choice(["MEMBER", "CREATOR", "MODERATOR", "ADMIN"], case_sensitive=False))
+@click.argument(
+    "role",
+    metavar="ROLE",
+    type=click.Choice(["MEMBER", "CREATOR", "MODERATOR", "ADMIN"], case_sensitive=False),
+)
 @click.option("--data-dir", help="Folder of the embedded stores.")
 def role(address: str, role: str, data_dir: str | None) -> None:
-    """Give the person with the e-mail ADDRESS a ROLE, at once on all their connections.
+    """Give the person with the e-mail ADDRESS a ROLE, at once on all their connections: MEMBER, CREATOR, MODERATOR or ADMIN.
 
     The server need not be stopped for this. It is recorded.
     """
@@ -242,12 +248,13 @@ def payments() -> None:
     show_default=True,
     help="How far back to look for events that were missed.",
 )
-def reconcile(*, days: float) -> None:
+@click.option("--data-dir", help="Folder of the embedded stores.")
+def reconcile(*, days: float, data_dir: str | None) -> None:
     """Repair what was missed of the payment provider's words. It is done every night, too; twice is once."""
     from server.process import operating, serving
 
     try:
-        found = operating.compare_payments(_loaded({}).settings, days)
+        found = operating.compare_payments(_loaded({"data_dir": data_dir}).settings, days)
     except serving.CannotStart as reason:
         _give_up(str(reason))
     click.echo(

@@ -8,6 +8,7 @@ const rooms = new Map();
 const waiting = new Map();
 const at = (id) => document.getElementById(id);
 const show = (id, shown) => { at(id).hidden = !shown; };
+const THANKS = "Thank you. It counts as soon as the payment is confirmed, in a moment.";
 const say = (text) => { at("said").textContent = text; };
 
 async function ask(method, path, body) {
@@ -33,6 +34,7 @@ function words(subscription) {
 function stand(subscription) {
   at("how").textContent = words(subscription);
   const counts = subscription.status && subscription.status !== "EXPIRED";
+  if (counts && at("said").textContent === THANKS) say("Thank you.");
   show("standing", true);
   show("manage", Boolean(subscription.status));
   show("plans", !counts && at("offers").childElementCount > 0);
@@ -163,7 +165,7 @@ async function start() {
   show("pretend", found.pretend);
   show("off", found.plans.length === 0);
   found.plans.forEach(offer);
-  if (location.search === "?paid") say("Thank you. It counts as soon as the payment is confirmed, in a moment.");
+  if (location.search === "?paid") say(THANKS);
   history.replaceState(null, "", "/pay");
   try { await resume(); } catch { token = ""; show("sign-in", true); }
 }

@@ -32,7 +32,7 @@ def bring_up_to_date(settings: Settings) -> list[str]:
     """Bring the database up to date; return the names of what was applied. Raises `CannotStart`."""
 
     async def bring_up() -> list[str]:
-        async with stores(settings, redis=False) as (completed, _):
+        async with stores(settings, redis=False, running=True) as (completed, _):
             return await migrated(completed)
 
     return run(bring_up())
@@ -42,7 +42,7 @@ def put_demo_in(settings: Settings, password: str | None) -> None:
     """Put the demo into the database. Without `password` nobody can sign in as its people. Raises `CannotStart`."""
 
     async def put_in() -> None:
-        async with stores(settings, redis=False) as (completed, _):
+        async with stores(settings, redis=False, running=True) as (completed, _):
             await migrated(completed)
             await seed(completed, password or secrets.token_urlsafe(32), renew=password is not None)
 

@@ -237,7 +237,7 @@ def _announcement(settings: Settings, folder: Path | None, password: str | None)
     lines = [f"VYBE LOOPROOMS is ready (process {os.getpid()}{nodes}).", ""]
     lines += [f"  HTTP        {http}", f"  websocket   {place}", f"  documents   {http}/docs"]
     if folder is not None:
-        lines.append(f"  data        {folder}")
+        lines.append(f"  data        {settings.data_dir}")
     if not settings.smtp_url:
         lines.append(
             f"  mail        {FolderMailer.place(settings.data_dir)} (nothing is sent; the links are in the log)"

@@ -68,6 +68,9 @@ TYPING_AGAIN: Final = 3.0
 PATIENCE: Final = 60.0
 """Seconds that a typed line may take: long enough for a connection to be lost and found again."""
 
+SLUG_CHARACTERS: Final = 40
+"""Of a name stand in the address of its demo account, which may not have many more before the at sign."""
+
 LINES_KEPT: Final = 500
 """Lines whose authors are remembered, so that a removal can be told by name."""
 
@@ -137,7 +140,9 @@ class _Kept(msgspec.Struct):
 async def demo_account(url: str, name: str, data_dir: Path) -> Account:
     """Sign in with the account that was made for `name` at this server, or make one."""
     place = urlsplit(url)
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "someone"
+    if not name.strip():
+        raise Trouble("Your name in the room needs a letter at least.")
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower())[:SLUG_CHARACTERS].strip("-") or "someone"
     file = data_dir / "accounts" / f"{place.hostname}-{place.port or place.scheme}-{slug}.json"
     kept = _read(file)
     if kept is not None:
@@ -373,7 +378,7 @@ class Visit:
         if not line.startswith("/") or line.startswith("//"):
             sent = await self._client.send_chat(self._ref, line.removeprefix("/"), timeout=PATIENCE)
             self._mine = sent.line.id
-        elif command[1:].upper() in Reaction.__members__:
+        elif command[1:].upper() in Reaction.__members__ and rest in {"", "off"}:
             await self._react(Reaction[command[1:].upper()], off=rest == "off")
         elif command == "/who":
             await self._who()

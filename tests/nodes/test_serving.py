@@ -174,7 +174,7 @@ def test_a_folder_that_cannot_be_written(folder: Path) -> None:
 
 async def test_migrate_and_seed_without_a_server(folder: Path) -> None:
     """`migrate` applies everything once; `seed` twice is once; with a password one can sign in as the demo people."""
-    first = looprooms(folder, "migrate")
+    first = looprooms(folder, "migrate", "--data-dir", ".looprooms")
     assert first.returncode == 0
     assert first.stdout.splitlines()[0] == "applied 0001_people.sql"
     assert looprooms(folder, "migrate").stdout == "The schema is current.\n"
@@ -189,10 +189,12 @@ async def test_migrate_and_seed_without_a_server(folder: Path) -> None:
 
 
 def test_a_role_is_given_while_the_server_runs(folder: Path) -> None:
-    """`looprooms role` reaches the stores that the running server has started, and those of one that is stopped."""
+    """`looprooms role`, and others, reach the stores that the running server has started, and those of one that is stopped."""
     with served(folder):
         done = looprooms(folder, "role", MEMBER.email, "MODERATOR")
         assert (done.returncode, done.stdout) == (0, "They are MODERATOR now.\n"), done.stderr
+        assert looprooms(folder, "migrate").stdout == "The schema is current.\n"
+        assert looprooms(folder, "seed").returncode == 0
     done = looprooms(folder, "role", MEMBER.email, "MODERATOR")
     assert (done.returncode, done.stdout) == (0, "They were MODERATOR already.\n"), done.stderr
 

@@ -217,13 +217,14 @@ async def test_typed_lines(peer: Peer) -> None:
 async def test_lines_that_need_no_server(peer: Peer) -> None:
     """Help, nothing, and what is not understood."""
     async with visiting(peer) as (visit, paper, _):
-        for text in ("", "/edit x", "/remove", "/confidence 11", "/dance\x1b[31m", "/help"):
+        for text in ("", "/edit x", "/remove", "/confidence 11", "/heart on", "/dance\x1b[31m", "/help"):
             await visit.obey(text)
         *first, last = paper.fresh()
         assert first == [
             "! You have said nothing here yet.",
             "! You have said nothing here yet.",
             "! /confidence 11 is nothing that this terminal knows. /help says what it does.",
+            "! /heart on is nothing that this terminal knows. /help says what it does.",
             "! /dance[31m is nothing that this terminal knows. /help says what it does.",
         ]
         for reaction in Reaction:
@@ -287,3 +288,9 @@ def test_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "No server answers at http://127.0.0.1:9 (Connection refused). "
         "Start one with `make run`, or name another with --url.\n"
     )
+
+
+def test_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who has none is told so, before any server is asked."""
+    assert run("calm", name="  ", url="http://127.0.0.1:9", data_dir=tmp_path) == 2
+    assert capsys.readouterr().err == "Your name in the room needs a letter at least.\n"
