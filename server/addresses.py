@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
+
+_LOGGER = logging.getLogger("looprooms.addresses")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -18,8 +21,9 @@ class Addresses:
 
     def __init__(self, proxies: Iterable[str]) -> None:
         self._proxies = tuple(ipaddress.ip_network(network, strict=False) for network in proxies)
+        self._said = False
 
-    def of(self, peer: str, forwarded: Iterable[str]) -> str:
+    def of(self, peer: str, forwarded: Sequence[str]) -> str:
         """Return who asks: an IPv4 address, or the /64 of an IPv6 one.
 
         `forwarded` are the values of ``X-Forwarded-For``. They are read from their end, where our own proxies write; what
@@ -30,11 +34,24 @@ class Addresses:
             hops = [hop for hop in (part.strip() for part in ",".join(forwarded).split(",")) if hop]
             while hops and self.trusts(address):
                 address = hops.pop()
+        elif forwarded and not self._said and _is_near(peer):
+            self._said = True
+            _LOGGER.warning(
+                "%s forwards requests and is no trusted proxy, so all whom it forwards for are limited as one address; "
+                "if it is yours, name it in LOOPROOMS_TRUSTED_PROXIES",
+                peer,
+            )
         return subnet(address)
 
     def trusts(self, address: str) -> bool:
         """Say whether `address` is a proxy of ours."""
         return bool(self._proxies) and _is_in(address, self._proxies)
+
+
+def _is_near(address: str) -> bool:
+    """Say whether it is an address of this machine or of a private network, as a proxy of one's own has."""
+    parsed = _parsed(address)
+    return parsed is not None and parsed.is_private
 
 
 @lru_cache(maxsize=256)

@@ -9,7 +9,7 @@ counted by the addresses that it names: requests by the limits of HTTP, websocke
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from server.addresses import Addresses, subnet
@@ -34,7 +34,7 @@ class Door:
         """Say whether one more connection of `peer` may stay: asked when it was accepted."""
         return self._addresses.trusts(peer) or self._count(subnet(peer))
 
-    def admits_behind(self, peer: str, forwarded: Iterable[str]) -> bool:
+    def admits_behind(self, peer: str, forwarded: Sequence[str]) -> bool:
         """Say whether a websocket may be opened that came through a proxy of ours; any other was asked for already."""
         return not self._addresses.trusts(peer) or self._count(self._addresses.of(peer, forwarded))
 

@@ -2,7 +2,10 @@
 
 The suite needs Python 2.7, which few machines have: where its command `wstest` is not there, this says so and is content. With
 a Python 2.7 and its pip, `pip install autobahntestsuite` brings it; it is found on the PATH, or named by `WSTEST` (a command
-with its arguments, as `WSTEST="python2.7 /opt/suite/bin/wstest"`).
+with its arguments, as `WSTEST="python2.7 /opt/suite/bin/wstest"`). Debian had a Python 2.7 up to bullseye.
+
+Last run on 2026-11-25 with version 25.10.1: of 391 cases none failed but 7.1.5, and four were not strict (6.4.*, text that is no
+UTF-8 is found when the message is whole). It takes five minutes.
 
 What is tested is the server's own `HttpConnection` and `Connection` under uvicorn, with a hub that echoes. Limits are lifted,
 because the suite sends messages of 16 MiB in 65,536 fragments; that they hold is what `tests/nodes/test_wire.py` is for.

@@ -50,6 +50,17 @@ def test_without_proxies() -> None:
     assert not ADDRESSES.trusts("")
 
 
+def test_a_proxy_that_nobody_listed(caplog: pytest.LogCaptureFixture) -> None:
+    """An operator who forgot to list a proxy is told so, once; what strangers send from far away is nothing to tell."""
+    addresses = Addresses([])
+    for peer in ("8.8.8.8", "2a00::1", "10.0.0.1", "10.0.0.2"):
+        assert addresses.of(peer, ["5.6.7.8"]) == subnet(peer)
+    assert addresses.of("10.0.0.1", []) == "10.0.0.1"
+    (said,) = caplog.messages
+    assert said.startswith("10.0.0.1 forwards requests")
+    assert "LOOPROOMS_TRUSTED_PROXIES" in said
+
+
 @pytest.mark.parametrize(
     "spelling",
     [
