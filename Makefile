@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: autobahn help run test faults cocktail coverage check tables clean
+.PHONY: api autobahn help run test faults cocktail coverage check tables clean
 
 help:  ## Say what there is.
 	@grep -E '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -25,20 +25,24 @@ cocktail: .venv/dev  ## Mix all faults at random for ten minutes.
 autobahn: .venv/dev  ## Run the Autobahn|Testsuite where there is one; see tests/autobahn.py.
 	$(BIN)/python -m tests.autobahn
 
+api: .venv/dev .venv-api/ready  ## Ask every route for all that its description says, and see that the answers keep to it.
+	$(BIN)/python -m tests.api
+
 coverage: .venv/dev  ## Measure the contract and the hub, branch by branch, each module by its own tests.
 	$(BIN)/python -m tests.covered -n 2
 
-check: .venv/dev  ## What CI calls: format, lint, types, tests.
+check: .venv/dev .venv-api/ready  ## What CI calls: format, lint, types, tests, and the description of HTTP.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(MAKE) test
+	$(BIN)/python -m tests.api --quick
 
 tables: .venv/dev  ## Write the README's tables anew from the code.
 	$(BIN)/python -m tests.readme
 
 clean:  ## Remove what was installed and cached; the data folder stays.
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-api .mypy_cache .pytest_cache .ruff_cache *.egg-info
 
 # The project itself is installed without its dependencies, which the lock files name with their hashes.
 .venv/ready: requirements.lock pyproject.toml
@@ -51,4 +55,9 @@ clean:  ## Remove what was installed and cached; the data folder stays.
 
 .venv/dev: requirements-dev.lock .venv/ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.venv-api/ready: requirements-api.lock
+	@test -x .venv-api/bin/python || $(PYTHON) -m venv .venv-api
+	@.venv-api/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-api.lock
 	@touch $@

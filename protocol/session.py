@@ -121,11 +121,13 @@ class SessionEntry(Struct, omit_defaults=True, kw_only=True):
     session is seen when it gets a new access token. `current` is the one that asks.
     """
 
-    id: SessionId
-    device: str
-    created: Milliseconds
-    seen: Milliseconds
-    current: bool = False
+    id: Annotated[SessionId, Meta(description="What `session.revoke` names.")]
+    device: Annotated[str, Meta(description="What the client called itself, as in its `User-Agent`.")]
+    created: Annotated[Milliseconds, Meta(description="When one signed in: milliseconds since 1970.")]
+    seen: Annotated[
+        Milliseconds, Meta(description="When it last got an access token: milliseconds since 1970.")
+    ]
+    current: Annotated[bool, Meta(description="Whether it is the one that asks.")] = False
 
 
 class SessionsListed(Answer, tag="session.listed"):

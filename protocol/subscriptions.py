@@ -6,8 +6,9 @@ Paying itself happens over HTTP and on the payment provider's pages; what comes 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from protocol.envelope import Answer, Command, Milliseconds, PersonEvent
 
@@ -49,11 +50,15 @@ class Subscription(Struct, omit_defaults=True, kw_only=True):
     that failed); with `renews` it is expected to move on by itself, and `tier` counts until word comes that it did not.
     """
 
-    tier: Tier
-    status: SubscriptionStatus | None = None
-    until: Milliseconds | None = None
-    renews: bool = False
-    reason: Reason | None = None
+    tier: Annotated[Tier, Meta(description="What counts now.")]
+    status: Annotated[
+        SubscriptionStatus | None, Meta(description="How it stands; not there for who never subscribed.")
+    ] = None
+    until: Annotated[
+        Milliseconds | None, Meta(description="The end of what is paid: milliseconds since 1970.")
+    ] = None
+    renews: Annotated[bool, Meta(description="Whether `until` is expected to move on by itself.")] = False
+    reason: Annotated[Reason | None, Meta(description="Why it stands so.")] = None
 
 
 class SubscriptionFound(Answer, tag="subscription.found"):

@@ -17,10 +17,10 @@ PREMIUM_YEARLY_CENTS: Final = 9900
 class Plan(Struct, frozen=True, kw_only=True):
     """One plan."""
 
-    tier: Tier
+    tier: Annotated[Tier, Meta(description="What it is called in `POST /payments/checkout`.")]
     name: Annotated[str, Meta(description="What people see.")]
     cents: Annotated[int, Meta(description="The price of a period, in cents.")]
-    currency: str = CURRENCY
+    currency: Annotated[str, Meta(description="In three letters (ISO 4217), lower case.")] = CURRENCY
     interval: Annotated[Literal["month", "year"], Meta(description="How long a period is.")]
     trial_days: Annotated[int, Meta(description="Days that are free for who never subscribed.")] = 0
 

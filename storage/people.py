@@ -115,7 +115,7 @@ PARTS = (
 class Account(Struct, kw_only=True):
     """A person as they see themselves."""
 
-    id: UserId
+    id: Annotated[UserId, Meta(description="Never changes.")]
     name: Annotated[str, Meta(description="What others see.")]
     avatar: Annotated[str | None, Meta(description="URL of a picture.")] = None
     email: Annotated[str | None, Meta(description="Seen by nobody else.")] = None

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import parse_qsl
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,6 +25,7 @@ from server.http.endpoint import FORM, Endpoint, Parameter, read_body
 from server.http.passwords import PasswordChanges
 from server.http.waitlist import Waitlist
 
+PAGES: Final = ("verify", "forgot", "reset", "email", "undo", "waitlist", "invitation")
 _MOST_FIELDS: Final = 10
 STYLE: Final = Path(__file__).with_name("account.css")
 SCRIPT: Final = Path(__file__).with_name("account.js")
@@ -46,6 +47,17 @@ _TEMPLATE: Final = Environment(
 ).get_template("account.html")
 
 Fields = Mapping[str, str]
+
+
+class PageForm(Struct):
+    """What is filled in on a page. Each page has some of these fields, and takes no notice of others."""
+
+    token: Annotated[str, Meta(description="What stands after the `#` of the link in the mail.")] = ""
+    email: Annotated[str, Meta(description="Of `forgot`: the address of the account.")] = ""
+    name: Annotated[str, Meta(description="Of `invitation`: what others see; at most 80 characters.")] = ""
+    password: Annotated[
+        str, Meta(description="Of `reset` and `invitation`: 8 to 1,024 characters, none of the common ones.")
+    ] = ""
 
 
 class _Page(Struct, frozen=True):
@@ -125,11 +137,14 @@ class AccountPages:
         }
 
     async def account_page(self, request: Request) -> Response:
-        """Return a page. It changes nothing."""
+        """Return a page with a form. It changes nothing."""
         return _shown(self._page(request), {})
 
     async def account_form(self, request: Request) -> Response:
-        """Do what the button of a page says, with what was filled in."""
+        """Do what the button of a page says, with what was filled in. What is wrong with that is said on the page.
+
+        An app that opens the links itself has `POST /auth/email/verify` and its like for the same.
+        """
         page = self._page(request)
         fields = _filled_in(page, await read_body(request, FORM))
         try:
@@ -175,7 +190,11 @@ def endpoints(pages: AccountPages) -> list[Endpoint]:
     """List the two ways to use a page."""
     which = (
         Parameter(
-            "page", "path", "`verify`, `forgot`, `reset`, `email`, `undo`, `waitlist` or `invitation`."
+            "page",
+            "path",
+            "What it is for: proving an address, a forgotten password, a new one, a new address, taking that back, a place on "
+            "the waitlist, an invitation.",
+            choices=PAGES,
         ),
     )
     return [
@@ -196,12 +215,25 @@ def endpoints(pages: AccountPages) -> list[Endpoint]:
             handle=pages.account_form,
             limits=(ASKED_LETTERS,),
             parameters=which,
+            body=PageForm,
+            reads=FORM,
             media_type="text/html",
             refuses=(
                 ErrorCode.NOT_FOUND,
                 ErrorCode.MALFORMED,
                 ErrorCode.MEDIA_TYPE_REFUSED,
                 ErrorCode.TOO_LARGE,
+                ErrorCode.TOO_SLOW,
+            ),
+            shows=(
+                ErrorCode.LINK_INVALID,
+                ErrorCode.EMAIL_TAKEN,
+                ErrorCode.INVALID,
+                ErrorCode.TEXT_EMPTY,
+                ErrorCode.PASSWORD_WEAK,
+                ErrorCode.RATE_LIMITED,
+                ErrorCode.BUSY,
+                ErrorCode.UNAVAILABLE,
             ),
             group="Pages",
         ),

@@ -22,7 +22,7 @@ from server.http.endpoint import Endpoint, WithCookies
 from server.http.grants import Grants, SignedIn, Tokens
 from server.http.guesses import Guesses
 from server.limits import mailbox
-from server.passwords import LONGEST, Passwords, check_strength
+from server.passwords import LONGEST, SHORTEST, Passwords, check_strength
 from storage.emails import candidates, claim_address
 from storage.people import Account, Credentials, keep_new_hash
 from storage.redis.limits import Limit
@@ -45,9 +45,23 @@ LONGEST_NAME: Final = 80
 _LOCAL = re.compile(r"[^\s@\"(),:;<>\[\\\]]{1,64}")
 _DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+[^\W_](?:[\w-]{0,61}[^\W_])")
 
-Email = Annotated[str, Meta(min_length=3, max_length=1000, description="Upper and lower case are the same.")]
-Password = Annotated[
-    str, Meta(max_length=4096, description="8 to 1,024 characters, none of the common ones.")
+Email = Annotated[
+    str,
+    Meta(
+        min_length=3,
+        max_length=1000,
+        description="An e-mail address. Upper and lower case are the same.",
+        extra_json_schema={"format": "email", "maxLength": LONGEST_EMAIL},
+    ),
+]
+Password = Annotated[str, Meta(max_length=4096, description="The one that the account has.")]
+NewPassword = Annotated[
+    str,
+    Meta(
+        max_length=4096,
+        description="8 to 1,024 characters, none of the common ones, and not your name or your address.",
+        extra_json_schema={"minLength": SHORTEST, "maxLength": LONGEST},
+    ),
 ]
 Invitation = Annotated[
     str, Meta(max_length=256, description="What stands after the `#` of the link in an invitation.")
@@ -62,9 +76,15 @@ class Register(Struct):
     """A new account, signed in at once. Its address counts once the link is opened that is mailed to it."""
 
     email: Email
-    password: Password
+    password: NewPassword
     name: Annotated[
-        str, Meta(min_length=1, max_length=1000, description="What others see; at most 80 characters.")
+        str,
+        Meta(
+            min_length=1,
+            max_length=1000,
+            description="What others see; not only spaces.",
+            extra_json_schema={"maxLength": LONGEST_NAME},
+        ),
     ]
     invitation: Invitation | None = None
 
@@ -191,6 +211,7 @@ def endpoints(accounts: Accounts) -> list[Endpoint]:
             handle=accounts.register,
             limits=(REGISTRATIONS,),
             body=Register,
+            example=Register("ada@example.org", "violets under a lamp", "Ada"),
             answer=SignedIn,
             status=201,
             refuses=(
@@ -210,6 +231,7 @@ def endpoints(accounts: Accounts) -> list[Endpoint]:
             handle=accounts.login,
             limits=(SIGN_INS,),
             body=Login,
+            example=Login("ada@example.org", "violets under a lamp"),
             answer=SignedIn,
             refuses=(ErrorCode.CREDENTIALS_REFUSED, ErrorCode.FORBIDDEN, *busy),
             group="Accounts",
@@ -220,6 +242,7 @@ def endpoints(accounts: Accounts) -> list[Endpoint]:
             summary="Get new tokens",
             handle=accounts.refresh,
             body=Refresh,
+            example=Refresh("q0rS2nO6mJxVb7Yc1dTzU4wKf9hLgE3a5iPsRkNvXyM"),
             answer=Tokens,
             refuses=(ErrorCode.TOKEN_INVALID, ErrorCode.SESSION_ENDED, ErrorCode.UNAVAILABLE),
             group="Accounts",
@@ -230,6 +253,7 @@ def endpoints(accounts: Accounts) -> list[Endpoint]:
             summary="Sign out",
             handle=accounts.logout,
             body=Logout,
+            example=Logout("q0rS2nO6mJxVb7Yc1dTzU4wKf9hLgE3a5iPsRkNvXyM"),
             status=204,
             refuses=(ErrorCode.UNAVAILABLE,),
             group="Accounts",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
+from inspect import cleandoc
 from typing import Any, Final, get_args
 
 import msgspec
@@ -13,7 +14,7 @@ from protocol.closing import CloseCode, reconnects
 from protocol.contract import COMMANDS, EVENTS, JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL, json_schema, tag_of
 from protocol.envelope import Command
 from protocol.refusals import ErrorCode
-from server.http.endpoint import JSON, Endpoint
+from server.http.endpoint import JSON, Endpoint, Parameter
 from server.http.problems import MEDIA_TYPE, Problem
 
 VERSION: Final = "1"
@@ -41,7 +42,8 @@ _INTRODUCTION: Final = (
 
 def refusals_of(endpoint: Endpoint) -> list[ErrorCode]:
     """List every code that an operation may answer with, in the order of their status."""
-    codes = {*endpoint.refuses, *ANY_REQUEST, *(ANY_BODY if endpoint.body is not None else ())}
+    decoded = endpoint.body is not None and endpoint.reads is None
+    codes = {*endpoint.refuses, *endpoint.shows, *ANY_REQUEST, *(ANY_BODY if decoded else ())}
     if not endpoint.unlimited:
         codes.add(ErrorCode.RATE_LIMITED)
     return sorted(codes, key=lambda code: (code.status, code.value))
@@ -84,18 +86,14 @@ def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint, references: dict[type[Struct], dict[str, Any]]) -> dict[str, Any]:
-    good: dict[str, Any] = {"description": HTTPStatus(endpoint.status).phrase}
-    if endpoint.answer is not None:
-        good["content"] = {endpoint.media_type: {"schema": references[endpoint.answer]}}
-    elif endpoint.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.SEE_OTHER):
-        good["content"] = {endpoint.media_type: {"schema": {"type": "string"}}}
     operation: dict[str, Any] = {
         "operationId": endpoint.handle.__name__,
         "tags": [endpoint.group],
         "summary": endpoint.summary,
-        "description": endpoint.handle.__doc__ or endpoint.summary,
+        "description": cleandoc(endpoint.handle.__doc__ or endpoint.summary),
         "security": [{"accessToken": []}] if endpoint.signed_in else [],
-        "responses": {str(endpoint.status): good} | _refused(endpoint, references[Problem]),
+        "responses": {str(endpoint.status): _good(endpoint, references)}
+        | _refused(endpoint, references[Problem]),
     }
     if endpoint.parameters:
         operation["parameters"] = [
@@ -104,16 +102,49 @@ def _operation(endpoint: Endpoint, references: dict[type[Struct], dict[str, Any]
                 "in": parameter.place,
                 "required": parameter.required,
                 "description": parameter.meaning,
-                "schema": {"type": "string"},
+                "schema": _schema_of(parameter),
             }
             for parameter in endpoint.parameters
         ]
     if endpoint.body is not None:
-        operation["requestBody"] = {
-            "required": True,
-            "content": {JSON: {"schema": references[endpoint.body]}},
-        }
+        body: dict[str, Any] = {"schema": references[endpoint.body]}
+        if endpoint.example is not None:
+            body["example"] = {
+                name: value
+                for name, value in msgspec.to_builtins(endpoint.example).items()
+                if value is not None
+            }
+        operation["requestBody"] = {"required": True, "content": {endpoint.reads or JSON: body}}
     return operation
+
+
+def _schema_of(parameter: Parameter) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    if parameter.choices:
+        schema["enum"] = list(parameter.choices)
+    if parameter.form:
+        schema["format"] = parameter.form
+    return schema
+
+
+def _good(endpoint: Endpoint, references: dict[type[Struct], dict[str, Any]]) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": HTTPStatus(endpoint.status).phrase}
+    if endpoint.answer is not None:
+        response["content"] = {endpoint.media_type: {"schema": references[endpoint.answer]}}
+    elif endpoint.status == HTTPStatus.OK:
+        kind = "object" if endpoint.media_type == JSON else "string"
+        response["content"] = {endpoint.media_type: {"schema": {"type": kind}}}
+    headers = {} if endpoint.unlimited else dict(LIMIT_HEADERS)
+    if endpoint.status == HTTPStatus.SEE_OTHER:
+        headers["Location"] = "Where the browser goes on."
+    if headers:
+        response["headers"] = {name: _header(meaning, required=True) for name, meaning in headers.items()}
+    return response
+
+
+def _header(meaning: str, kind: str = "string", *, required: bool = False) -> dict[str, Any]:
+    header: dict[str, Any] = {"description": meaning, "schema": {"type": kind}}
+    return header | {"required": True} if required else header
 
 
 def _refused(endpoint: Endpoint, problem: dict[str, Any]) -> dict[str, Any]:
@@ -129,15 +160,17 @@ def _refused(endpoint: Endpoint, problem: dict[str, Any]) -> dict[str, Any]:
             "description": " ".join(f"`{code.value}`: {code.advice}" for code in codes),
             "content": {MEDIA_TYPE: {"schema": schema}},
         }
+        if any(code in endpoint.shows for code in codes):
+            response["content"][endpoint.media_type] = {"schema": {"type": "string"}}
+        headers = {}
         if any(code.retryable for code in codes):
-            response["headers"] = {
-                "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
-            }
+            headers["Retry-After"] = _header("Seconds to wait.", "integer")
         if ErrorCode.RATE_LIMITED in codes:
-            response["headers"] |= {
-                name: {"description": meaning, "schema": {"type": "string"}}
-                for name, meaning in LIMIT_HEADERS.items()
-            }
+            headers |= {name: _header(meaning) for name, meaning in LIMIT_HEADERS.items()}
+        if status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = _header("`Bearer`, and whether it was the token.", required=True)
+        if headers:
+            response["headers"] = headers
         responses[str(status)] = response
     return responses
 

@@ -6,7 +6,7 @@ The links of the letters lead to `server.http.account`; an app that opens them i
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta, Struct
 from starlette.requests import Request
@@ -34,6 +34,9 @@ class Link(Struct):
     """A link that was mailed. It is used up by this."""
 
     token: Token
+
+
+LINK_EXAMPLE: Final = Link("kD3yT9bQwEr5uZxA1sVfGhJmNpLc7oRiXt2YqUeKjWs")
 
 
 class ChangeEmail(Struct):
@@ -112,6 +115,7 @@ def endpoints(emails: Emails) -> list[Endpoint]:
             summary="Prove an address",
             handle=emails.verify_email,
             body=Link,
+            example=LINK_EXAMPLE,
             status=204,
             refuses=link,
             group="E-mail and password",
@@ -134,6 +138,7 @@ def endpoints(emails: Emails) -> list[Endpoint]:
             handle=emails.change_email,
             limits=(ASKED_LETTERS,),
             body=ChangeEmail,
+            example=ChangeEmail("ada@new.example.org", "violets under a lamp"),
             status=202,
             signed_in=True,
             refuses=(*REFUSALS, ErrorCode.CREDENTIALS_REFUSED, ErrorCode.BUSY),
@@ -145,6 +150,7 @@ def endpoints(emails: Emails) -> list[Endpoint]:
             summary="Prove the new address",
             handle=emails.confirm_email,
             body=Link,
+            example=LINK_EXAMPLE,
             status=204,
             refuses=link,
             group="E-mail and password",
@@ -155,6 +161,7 @@ def endpoints(emails: Emails) -> list[Endpoint]:
             summary="Take a change of address back",
             handle=emails.undo_email,
             body=Link,
+            example=LINK_EXAMPLE,
             status=204,
             refuses=(*link, ErrorCode.BUSY),
             group="E-mail and password",

@@ -19,12 +19,17 @@ FORM: Final = "application/x-www-form-urlencoded"
 
 
 class Parameter(Struct, frozen=True):
-    """A part of the path, or of the query, that `handle` reads from the request."""
+    """A part of the path, of the query or of the headers that `handle` reads from the request.
+
+    `choices` are all that it can be, where they are few; `form` is a format of JSON Schema.
+    """
 
     name: str
-    place: Literal["path", "query"]
+    place: Literal["path", "query", "header"]
     meaning: str
     required: bool = True
+    choices: tuple[str, ...] = ()
+    form: str = ""
 
 
 class WithCookies(Struct, frozen=True):
@@ -37,9 +42,13 @@ class WithCookies(Struct, frozen=True):
 class Endpoint(Struct, frozen=True, kw_only=True):
     """A method of a path. `handle` gets the request, and the body if `body` says of what type it is.
 
+    With `reads`, `handle` reads the body itself, which is of that media type; `body` only describes it. `example` is a body as
+    one may be sent.
+
     `answer` is the type of a good response; a `Response` that `handle` returns goes out as it is. `refuses` are the codes that
-    only this operation has; those that any can have are in `documents`. `limits` are what an address may ask of this operation
-    beside what anyone may ask of all (see `gate`); an `unlimited` one has no limit at all.
+    only this operation has; those that any can have are in `documents`. What it `shows` are refusals that people read: they come
+    as the page that they concern. `limits` are what an address may ask of this operation beside what anyone may ask of all (see
+    `gate`); an `unlimited` one has no limit at all.
     """
 
     method: str
@@ -48,10 +57,13 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     handle: Callable[..., Awaitable[Any]]
     parameters: tuple[Parameter, ...] = ()
     body: type[Struct] | None = None
+    reads: str | None = None
+    example: Struct | None = None
     answer: type[Struct] | None = None
     media_type: str = JSON
     status: int = 200
     refuses: tuple[ErrorCode, ...] = ()
+    shows: tuple[ErrorCode, ...] = ()
     signed_in: bool = False
     limits: tuple[Limit, ...] = ()
     unlimited: bool = False
@@ -59,7 +71,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     async def respond(self, request: Request) -> Response:
         """Check the body, call `handle`, and encode what it returns. Raises `Refused`."""
-        if self.body is None:
+        if self.body is None or self.reads is not None:
             result = await self.handle(request)
         else:
             result = await self.handle(request, decode_body(self.body, await read_body(request)))

@@ -46,7 +46,7 @@ class Tokens(Struct, kw_only=True):
 class SignedIn(Tokens, kw_only=True):
     """Tokens, and whose they are."""
 
-    user: Account
+    user: Annotated[Account, Meta(description="As `GET /me` answers.")]
 
 
 class Grants:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from protocol.refusals import ErrorCode, Refused
 from server.http.callers import REFUSALS, caller_of
 from server.http.endpoint import Endpoint, WithCookies
-from server.http.proofs import IdToken, proven_on_device
+from server.http.proofs import ID_TOKEN_EXAMPLE, IdToken, proven_on_device
 from server.http.providers import PROVIDER, Arrivals
 from storage.identities import link, unlink, ways_in
 
@@ -32,13 +32,15 @@ class Identity(Struct, kw_only=True):
 class Identities(Struct):
     """All ways in, in the order in which they were added."""
 
-    identities: list[Identity]
+    identities: Annotated[list[Identity], Meta(description="The oldest first.")]
 
 
 class LinkOnDevice(IdToken, kw_only=True):
     """An ID token that the provider gave to an app on its device, to be linked to the account that is signed in."""
 
-    provider: Annotated[str, Meta(description="`google` or `apple`.")]
+    provider: Annotated[
+        str, Meta(description="With whom.", extra_json_schema={"enum": list(PROVIDER.choices)})
+    ]
 
 
 class LinkInPage(Struct):
@@ -50,7 +52,7 @@ class LinkInPage(Struct):
 class LinkBegun(Struct):
     """Where the page must send its browser now, within ten minutes."""
 
-    url: str
+    url: Annotated[str, Meta(description="An address of the provider; set `location` of the page to it.")]
 
 
 class OwnIdentities:
@@ -133,6 +135,7 @@ def endpoints(own: OwnIdentities) -> list[Endpoint]:
             summary="Add Google or Apple in an app",
             handle=own.link_on_device,
             body=LinkOnDevice,
+            example=LinkOnDevice(provider="google", id_token=ID_TOKEN_EXAMPLE, nonce="9f1c7a20d3b84e56"),
             status=204,
             signed_in=True,
             refuses=(*REFUSALS, *linking),
@@ -145,6 +148,7 @@ def endpoints(own: OwnIdentities) -> list[Endpoint]:
             handle=own.link_in_page,
             parameters=(PROVIDER,),
             body=LinkInPage,
+            example=LinkInPage("/settings"),
             answer=LinkBegun,
             signed_in=True,
             refuses=(*REFUSALS, ErrorCode.NOT_FOUND),

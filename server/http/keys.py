@@ -33,7 +33,7 @@ class Key(Struct, kw_only=True):
 class KeySet(Struct):
     """All keys that verify now (RFC 7517). While they rotate there are two: one that signs, and the last or the next one."""
 
-    keys: list[Key]
+    keys: Annotated[list[Key], Meta(description="At least one.")]
 
 
 class PublishedKeys:

@@ -35,7 +35,7 @@ class Alive(Struct):
 class Check(Struct, omit_defaults=True, kw_only=True):
     """One store."""
 
-    ok: bool
+    ok: Annotated[bool, Meta(description="Whether it does what is needed of it.")]
     latency_ms: Annotated[float | None, Meta(description="Milliseconds of a round trip made now.")] = None
     probe_ms: Annotated[
         float | None, Meta(description="Milliseconds of the last probe that went round through pub/sub.")
@@ -47,8 +47,8 @@ class Readiness(Struct, omit_defaults=True, kw_only=True):
     """Whether this node can serve. When it can't, this is also a problem with the code `unavailable`."""
 
     status: Annotated[str, Meta(description="`ok`, or `unavailable`.")]
-    postgres: Check
-    redis: Check
+    postgres: Annotated[Check, Meta(description="Where everything is kept.")]
+    redis: Annotated[Check, Meta(description="What nodes meet in.")]
     failing: Annotated[list[str], Meta(description="The stores that are out of reach.")] = []
 
 

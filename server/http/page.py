@@ -7,8 +7,12 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
+from protocol.refusals import ErrorCode, Refused
 from server.http.documents import TITLE
 from server.http.endpoint import JSON
+from server.http.problems import MEDIA_TYPE, problem_of
 
 STYLE: Final = Path(__file__).with_name("docs.css")
 SCRIPT: Final = Path(__file__).with_name("docs.js")
@@ -76,6 +80,12 @@ def _start(contract: Schema) -> Iterator[str]:
         "<a href='#errors'>code</a>, a closed connection has a <a href='#closing'>close code</a> that says whether to come "
         "back. For programs: <a href='/openapi.json'>openapi.json</a> and <a href='/schema.json'>schema.json</a>.</p>"
     )
+    refused = problem_of(Refused(ErrorCode.RATE_LIMITED, retry_after=2.5))
+    yield (
+        f"<p>Over HTTP a refusal is <code>{MEDIA_TYPE}</code> (RFC 9457). Go by its <code>code</code>: the same request helps "
+        "only where the table says so, and no sooner than after <code>retry_after</code> seconds.</p>"
+        f"<pre>{escape(msgspec.json.format(msgspec.json.encode(refused)).decode(), quote=False)}</pre>"
+    )
 
 
 def _operations(openapi: Schema, group: str, schemas: Schema) -> Iterator[str]:
@@ -83,7 +93,6 @@ def _operations(openapi: Schema, group: str, schemas: Schema) -> Iterator[str]:
         for method, operation in methods.items():
             if group not in operation["tags"]:
                 continue
-            body = operation["requestBody"]["content"][JSON]["schema"] if "requestBody" in operation else None
             rows = []
             for status, response in operation["responses"].items():
                 media: Schema = next(iter(response.get("content", {}).values()), {})
@@ -91,21 +100,37 @@ def _operations(openapi: Schema, group: str, schemas: Schema) -> Iterator[str]:
                 said = _inline(response["description"])
                 if "$ref" in content:
                     said = f"{said}: {_type(content, 'http-')}"
+                elif content and status < "400":
+                    said = f"{said}: <code>{escape(next(iter(response['content'])))}</code>"
                 rows.append(f"<tr><td><code>{escape(status)}</code></td><td>{said}</td></tr>")
             lock = " <span class=tag>access token</span>" if operation["security"] else ""
             yield (
                 f"<article id='{escape(operation['operationId'])}'><h3><span class='method {method}'>{method.upper()}</span> "
-                f"<code>{escape(path)}</code>{lock}</h3><p>{_inline(operation['description'])}</p>"
+                f"<code>{escape(path)}</code>{lock}</h3>{_described(operation)}"
                 + _parameters(operation.get("parameters", ()))
-                + (_fields(_resolved(body, schemas), "http-") if body else "")
+                + _body(operation.get("requestBody", {"content": {}})["content"], schemas)
                 + f"<table class=answers><tbody>{''.join(rows)}</tbody></table></article>"
             )
+
+
+def _body(content: Schema, schemas: Schema) -> str:
+    """Say what one sends: its fields, in what encoding if it is not JSON, and one as it may be sent."""
+    said = ""
+    for media_type, body in content.items():
+        if media_type != JSON:
+            said += f"<p>Sent as <code>{escape(media_type)}</code>.</p>"
+        said += _fields(_resolved(body["schema"], schemas), "http-")
+        if "example" in body:
+            text = msgspec.json.format(msgspec.json.encode(body["example"])).decode()
+            said += f"<pre>{escape(text, quote=False)}</pre>"
+    return said
 
 
 def _parameters(parameters: Iterable[Schema]) -> str:
     rows = [
         f"<tr><td><code>{escape(parameter['name'])}</code> {'' if parameter['required'] else _OPTIONAL}</td>"
-        f"<td>in the {escape(parameter['in'])}</td><td>{_inline(parameter['description'])}</td></tr>"
+        f"<td>in the {escape(parameter['in'])}: {_type(parameter['schema'], 'http-')}</td>"
+        f"<td>{_inline(parameter['description'])}</td></tr>"
         for parameter in parameters
     ]
     return f"<table class=fields><tbody>{''.join(rows)}</tbody></table>" if rows else ""
@@ -148,9 +173,15 @@ def _fields(schema: Schema, prefix: str) -> str:
         need = "" if name in required else _OPTIONAL
         rows.append(
             f"<tr><td><code>{escape(name)}</code> {need}</td><td>{_type(field, prefix)}</td>"
-            f"<td>{_inline(field.get('description', ''))}</td></tr>"
+            f"<td>{_inline(_meaning(field))}</td></tr>"
         )
     return f"<table class=fields><tbody>{''.join(rows)}</tbody></table>" if rows else ""
+
+
+def _meaning(field: Schema) -> str:
+    """Return what is said of a field; where it may be null, that stands with what else it may be."""
+    choices: list[Schema] = [field, *field.get("anyOf", ())]
+    return next((choice["description"] for choice in choices if "description" in choice), "")
 
 
 def _type(schema: Schema, prefix: str) -> str:

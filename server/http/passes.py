@@ -96,6 +96,7 @@ def endpoints(operations: Passes) -> list[Endpoint]:
             summary="Buy a pass to an exclusive looproom",
             handle=operations.buy,
             body=PassWanted,
+            example=PassWanted("breathing-with-maya", "session", "pass-7d1f0c52"),
             answer=Visit,
             status=201,
             refuses=(

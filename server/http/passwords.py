@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
-from server.http.auth import ASKED_LETTERS, LETTERS, Email, Password, normalised_email
+from server.http.auth import ASKED_LETTERS, LETTERS, Email, NewPassword, Password, normalised_email
 from server.http.callers import REFUSALS, address_of, caller_of
 from server.http.endpoint import Endpoint
 from server.http.guesses import Guesses
@@ -38,14 +38,14 @@ class ResetPassword(Struct):
         str,
         Meta(min_length=1, max_length=256, description="What stands after the `#` of the link in the mail."),
     ]
-    password: Password
+    password: NewPassword
 
 
 class ChangePassword(Struct):
     """The password that one has, and the one that one wants."""
 
     password: Password
-    new_password: Password
+    new_password: NewPassword
 
 
 class Proofs:
@@ -131,6 +131,7 @@ def endpoints(passwords: PasswordChanges) -> list[Endpoint]:
             handle=passwords.forgot_password,
             limits=(ASKED_LETTERS,),
             body=ForgotPassword,
+            example=ForgotPassword("ada@example.org"),
             status=202,
             refuses=(ErrorCode.UNAVAILABLE,),
             group="E-mail and password",
@@ -141,6 +142,7 @@ def endpoints(passwords: PasswordChanges) -> list[Endpoint]:
             summary="Set a new password with a mailed link",
             handle=passwords.reset_password,
             body=ResetPassword,
+            example=ResetPassword("kD3yT9bQwEr5uZxA1sVfGhJmNpLc7oRiXt2YqUeKjWs", "lanterns over the lake"),
             status=204,
             refuses=(
                 ErrorCode.LINK_INVALID,
@@ -157,6 +159,7 @@ def endpoints(passwords: PasswordChanges) -> list[Endpoint]:
             summary="Change your password",
             handle=passwords.change_password,
             body=ChangePassword,
+            example=ChangePassword("violets under a lamp", "lanterns over the lake"),
             status=204,
             signed_in=True,
             refuses=(*REFUSALS, ErrorCode.CREDENTIALS_REFUSED, ErrorCode.PASSWORD_WEAK, ErrorCode.BUSY),

@@ -7,7 +7,7 @@ its signature alone, and is answered with 2xx when its effect is committed, neve
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,7 +18,7 @@ from protocol.refusals import ErrorCode, Refused
 from protocol.subscriptions import Subscription, SubscriptionStatus, Tier
 from server.gateways.cards import Cards, CheckoutPage, Gone, Order, check_signature
 from server.http.callers import REFUSALS, caller_of
-from server.http.endpoint import Endpoint, read_body
+from server.http.endpoint import JSON, Endpoint, Parameter, read_body
 from server.payments import take
 from server.plans import Plan, plans
 from storage import subscriptions
@@ -38,7 +38,7 @@ ATTEMPTS: Final = 2
 class Plans(Struct, kw_only=True):
     """What one can subscribe to. Where nothing can be paid there are no plans."""
 
-    plans: list[Plan]
+    plans: Annotated[list[Plan], Meta(description="Each with its price.")]
     pretend: Annotated[
         bool, Meta(description="The money is pretended: this server has a stand-in for Stripe.")
     ]
@@ -58,7 +58,16 @@ class Checkout(Struct):
 class Visit(Struct):
     """A page of the payment provider. Send the browser there."""
 
-    url: str
+    url: Annotated[str, Meta(description="It is good for some minutes, and for this person alone.")]
+
+
+class Event(Struct):
+    """An event, as Stripe describes it. What else it holds is read by what it is about."""
+
+    id: Annotated[str, Meta(description="One event has one id, however often it comes.")]
+    type: Annotated[str, Meta(description="What happened, as `customer.subscription.updated`.")]
+    created: Annotated[int, Meta(description="When: seconds since 1970.")]
+    data: Annotated[dict[str, Any], Meta(description="With `object`: what it happened to.")]
 
 
 class Payments:
@@ -121,7 +130,10 @@ class Payments:
         return await subscriptions.find(self._node.stores.pool, user)
 
     async def webhook(self, request: Request) -> None:
-        """Take what the payment provider tells. An event has its effect once, however often it comes."""
+        """Take what the payment provider tells. An event has its effect once, however often it comes.
+
+        It is signed: with the secret of this server, over the time and the very bytes of the body.
+        """
         self._cards()
         body = await read_body(request, most=MOST_WEBHOOK_BYTES)
         header = request.headers.get("stripe-signature", "")
@@ -166,6 +178,7 @@ def endpoints(payments: Payments) -> list[Endpoint]:
             summary="Subscribe",
             handle=payments.checkout,
             body=Checkout,
+            example=Checkout("PREMIUM_MONTHLY", "checkout-7d1f0c52"),
             answer=Visit,
             status=201,
             refuses=(*paying, ErrorCode.ALREADY_SUBSCRIBED, ErrorCode.KEY_REUSED),
@@ -200,6 +213,11 @@ def endpoints(payments: Payments) -> list[Endpoint]:
             path="/payments/webhook",
             summary="What the payment provider tells",
             handle=payments.webhook,
+            parameters=(
+                Parameter("Stripe-Signature", "header", "`t=` seconds since 1970, and `v1=` an HMAC-SHA256."),
+            ),
+            body=Event,
+            reads=JSON,
             status=204,
             refuses=(
                 ErrorCode.SIGNATURE_REFUSED,

@@ -32,7 +32,7 @@ FRESH_SECONDS: Final = 600.0
 EXPORTS: Final = Limit("exports", burst=5, rate=5 / 86400)
 """Exports that a person asks for."""
 
-_EXPORT: Final = Parameter("export", "path", "Its id, as the answer to asking for it says.")
+_EXPORT: Final = Parameter("export", "path", "Its id, as the answer to asking for it says.", form="uuid")
 
 OwnPassword = Annotated[str, Meta(max_length=4096, description="Yours, if your account has one.")]
 
@@ -46,7 +46,7 @@ class Departing(Struct):
 class ExportState(Struct, kw_only=True):
     """How far your export is."""
 
-    id: UUID
+    id: Annotated[UUID, Meta(description="What the paths of this export name.")]
     finished: Annotated[bool, Meta(description="Whether the document can be fetched.")]
     progress: Annotated[float, Meta(ge=0, le=1, description="How much of it is made.")]
     created_at: Annotated[Milliseconds, Meta(description="When you asked, in milliseconds since 1970.")]
@@ -74,7 +74,7 @@ class OwnData:
         return _state(export)
 
     async def export_document(self, request: Request) -> StreamingResponse:
-        """Fetch an export that is finished."""
+        """Fetch an export that is finished: one JSON object with a list for each kind of thing that is known of you."""
         caller, export = await self._export(request)
         if not export.finished:
             raise Refused(ErrorCode.NOT_READY)
@@ -170,6 +170,7 @@ def endpoints(data: OwnData) -> list[Endpoint]:
             summary="Leave for good",
             handle=data.leave,
             body=Departing,
+            example=Departing("violets under a lamp"),
             status=204,
             signed_in=True,
             refuses=(

@@ -18,6 +18,9 @@ from storage.identities import Granted, Known, Spent
 
 _LOGGER = logging.getLogger("looprooms.identity")
 
+ID_TOKEN_EXAMPLE: Final = (
+    "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2FjY291bnRzLmdvb2dsZS5jb20ifQ.c2ln"  # noqa: S105 - it is nobody's
+)
 UNNAMED: Final = "New member"
 """Who has not told us a name."""
 

@@ -25,14 +25,27 @@ from server.http.cookies import cookie, kept, no_cookie
 from server.http.endpoint import FORM, Endpoint, Parameter, WithCookies, read_body
 from server.http.flows import FLOW_SECONDS, Flows, UnderWay, checked_place, cookie_name, same_site
 from server.http.grants import Grants, SignedIn
-from server.http.proofs import UNNAMED, IdToken, Proven, name_in, proven_in_browser, proven_on_device
+from server.http.proofs import (
+    ID_TOKEN_EXAMPLE,
+    UNNAMED,
+    IdToken,
+    Proven,
+    name_in,
+    proven_in_browser,
+    proven_on_device,
+)
 from storage.identities import enter, link
 from storage.people import account_of_session
 
 if TYPE_CHECKING:
     from server.node import Node
 
-PROVIDER: Final = Parameter("provider", "path", "`google` or `apple`.")
+PROVIDER: Final = Parameter(
+    "provider",
+    "path",
+    "With whom. One that `GET /auth/providers` does not list is not there.",
+    choices=("google", "apple"),
+)
 _CANCELLED: Final = ("access_denied", "user_cancelled_authorize")
 
 
@@ -45,10 +58,19 @@ class Offered(Struct):
     ]
 
 
+class Returned(Struct):
+    """What a browser brings back from Apple, as a form."""
+
+    state: Annotated[str, Meta(description="What the browser was sent there with.")]
+    code: Annotated[str, Meta(description="What the provider gave.")] = ""
+    error: Annotated[str, Meta(description="Why it gave none.")] = ""
+    user: Annotated[str, Meta(description="The first time: who one is, as JSON of Apple.")] = ""
+
+
 class AllOffered(Struct):
     """The providers that one can sign in with here; none when none is set up."""
 
-    providers: list[Offered]
+    providers: Annotated[list[Offered], Meta(description="In the order of their buttons.")]
 
 
 class Arrivals:
@@ -66,7 +88,12 @@ class Arrivals:
         return AllOffered([Offered(one.name, f"{home}/auth/{one.name}/start") for one in offered])
 
     async def start_sign_in(self, request: Request) -> Response:
-        """Send a browser to the provider. A link or a button leads here; a script can't follow."""
+        """Send a browser to the provider. A link or a button leads here; a script can't follow.
+
+        The browser ends at `then`, with what became of it after a `#`: `signed_in=google`, or `error=` and `cancelled` or one of
+        the codes below `POST /auth/{provider}/token`. A page that sees `signed_in` gets its access token by
+        `POST /auth/refresh` with `{}`.
+        """
         provider = self.provider(request)
         then = checked_place(request.query_params.get("then", "/"), self._node.settings.allowed_origins)
         before = self._flows.taken_up(kept(request, cookie_name(provider)), provider.name)
@@ -74,13 +101,13 @@ class Arrivals:
         return _sent_on(self._address(provider, under_way), [_keeping(provider, under_way)])
 
     async def come_back(self, request: Request) -> Response:
-        """Take a browser that comes back from Google, and send it on."""
+        """Take a browser that comes back from Google, and send it on to where it wanted to go. Nothing else leads here."""
         return await self._come_back(
             request, self.provider(request, posts=False), request.query_params.multi_items()
         )
 
     async def come_back_with_form(self, request: Request) -> Response:
-        """Take a browser that comes back from Apple, and send it on."""
+        """Take a browser that comes back from Apple, and send it on to where it wanted to go. Nothing else leads here."""
         provider = self.provider(request, posts=True)
         form = (await read_body(request, FORM)).decode("utf-8", "replace")
         return await self._come_back(request, provider, parse_qsl(form, keep_blank_values=True))
@@ -255,6 +282,8 @@ def endpoints(arrivals: Arrivals) -> list[Endpoint]:
             summary="Come back from Apple",
             handle=arrivals.come_back_with_form,
             parameters=(PROVIDER,),
+            body=Returned,
+            reads=FORM,
             status=303,
             refuses=(
                 ErrorCode.NOT_FOUND,
@@ -273,6 +302,7 @@ def endpoints(arrivals: Arrivals) -> list[Endpoint]:
             handle=arrivals.sign_in_on_device,
             parameters=(PROVIDER,),
             body=IdToken,
+            example=IdToken(id_token=ID_TOKEN_EXAMPLE, nonce="9f1c7a20d3b84e56", name="Ada Lovelace"),
             answer=SignedIn,
             refuses=(
                 ErrorCode.NOT_FOUND,

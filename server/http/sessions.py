@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 
 from protocol.envelope import SessionId
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Sessions(Struct):
     """Sessions that have not ended: the one that asks first, then the newest seen; at most 100."""
 
-    sessions: list[SessionEntry]
+    sessions: Annotated[list[SessionEntry], Meta(description="Yours; nobody else sees them.")]
 
 
 class OwnSessions:
@@ -88,7 +88,7 @@ def endpoints(own: OwnSessions) -> list[Endpoint]:
             path="/me/sessions/{session}",
             summary="Sign out one device",
             handle=own.end_session,
-            parameters=(Parameter("session", "path", "The id of one of your sessions."),),
+            parameters=(Parameter("session", "path", "The id of one of your sessions.", form="uuid"),),
             status=204,
             signed_in=True,
             refuses=(*REFUSALS, ErrorCode.NOT_FOUND),

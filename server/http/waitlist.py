@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from protocol.refusals import ErrorCode
 from server.http.auth import ASKED_LETTERS, LETTERS, Email, normalised_email
-from server.http.emails import Link
+from server.http.emails import LINK_EXAMPLE, Link
 from server.http.endpoint import Endpoint
 from server.limits import mailbox
 from storage.waitlist import ask_for_place, confirm_place
@@ -55,6 +55,7 @@ def endpoints(waitlist: Waitlist) -> list[Endpoint]:
             handle=waitlist.join_waitlist,
             limits=(ASKED_LETTERS,),
             body=JoinWaitlist,
+            example=JoinWaitlist("ada@example.org"),
             status=202,
             refuses=(ErrorCode.UNAVAILABLE,),
             group="Waitlist",
@@ -65,6 +66,7 @@ def endpoints(waitlist: Waitlist) -> list[Endpoint]:
             summary="Confirm a place",
             handle=waitlist.confirm_waitlist,
             body=Link,
+            example=LINK_EXAMPLE,
             status=204,
             refuses=(ErrorCode.LINK_INVALID, ErrorCode.UNAVAILABLE),
             group="Waitlist",

@@ -74,7 +74,9 @@ async def test_openapi_is_whole(openapi: Document) -> None:
         for status, response in operation["responses"].items():
             assert response["description"]
             if status >= "400":
-                assert list(response["content"]) == ["application/problem+json"]
+                kinds = {"application/problem+json", *({"text/html"} if "Pages" in operation["tags"] else ())}
+                assert "application/problem+json" in response["content"]
+                assert set(response["content"]) <= kinds
 
 
 async def test_openapi_has_every_route(site: Site, openapi: Document) -> None:
@@ -144,10 +146,82 @@ async def test_openapi_says_who_must_sign_in(openapi: Document) -> None:
     assert openapi["components"]["securitySchemes"]["accessToken"]["scheme"] == "bearer"
 
 
-async def test_every_struct_is_described(openapi: Document) -> None:
-    """Every object has a sentence, and so has every field that is not told by its name."""
+async def test_every_field_is_described(openapi: Document) -> None:
+    """Every object has a sentence, and so has every field, parameter and header."""
     for name, schema in openapi["components"]["schemas"].items():
         assert schema["description"], name
+        for field, kind in schema.get("properties", {}).items():
+            said = [part.get("description") for part in (kind, *kind.get("anyOf", ()))]
+            assert any(said), f"{name}.{field}"
+    for path, _, operation in operations(openapi):
+        for parameter in operation.get("parameters", ()):
+            assert parameter["description"], path
+        for response in operation["responses"].values():
+            assert all(header["description"] for header in response.get("headers", {}).values()), path
+
+
+async def test_every_json_body_has_an_example(site: Site, openapi: Document) -> None:
+    """What one may send is shown for each operation, and is not refused for its shape or its media type."""
+    shown = 0
+    for path, method, operation in operations(openapi):
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+        if body is None or path == "/payments/webhook":
+            continue
+        shown += 1
+        schema = resolved(openapi, body["schema"]["$ref"])
+        assert set(schema.get("required", ())) <= set(body["example"]) <= set(schema["properties"]), path
+        answer = await site.client.request(method, path.replace("{provider}", "google"), json=body["example"])
+        assert answer.status_code not in (400, 415, 422, 500), f"{path}: {answer.text}"
+    assert shown >= 16
+
+
+async def test_what_has_no_body_says_so(site: Site, openapi: Document) -> None:
+    """An answer that is only a status is described as one: a client that looks for JSON in it would be misled."""
+    answer = await site.post("/waitlist", email="somebody@example.org")
+    assert (answer.status_code, answer.content) == (202, b"")
+    assert "content" not in openapi["paths"]["/waitlist"]["post"]["responses"]["202"]
+    export = openapi["paths"]["/me/exports/{export}/document"]["get"]["responses"]["200"]["content"]
+    assert export == {"application/json": {"schema": {"type": "object"}}}
+
+
+async def test_bodies_that_are_no_json_are_described(openapi: Document) -> None:
+    """Forms and what the payment provider sends have their media type and their fields, which stand nowhere else."""
+    kinds = {
+        path: list(methods["post"]["requestBody"]["content"])
+        for path, methods in openapi["paths"].items()
+        if path in ("/account/{page}", "/auth/{provider}/callback", "/payments/webhook")
+    }
+    form = ["application/x-www-form-urlencoded"]
+    assert kinds == {
+        "/account/{page}": form,
+        "/auth/{provider}/callback": form,
+        "/payments/webhook": ["application/json"],
+    }
+    webhook = openapi["paths"]["/payments/webhook"]["post"]
+    assert [(one["in"], one["name"]) for one in webhook["parameters"]] == [("header", "Stripe-Signature")]
+
+
+async def test_every_page_is_named(site: Site, openapi: Document) -> None:
+    """The pages that the path may name are those that there are, and a refusal on one is a page, as it is announced."""
+    (parameter,) = openapi["paths"]["/account/{page}"]["get"]["parameters"]
+    for page in parameter["schema"]["enum"]:
+        assert (await site.client.get(f"/account/{page}")).status_code == 200
+    refused = await site.client.post("/account/verify", data={"token": "x"})
+    described = openapi["paths"]["/account/{page}"]["post"]["responses"][str(refused.status_code)]
+    assert refused.status_code == 410
+    assert refused.headers["content-type"].partition(";")[0] in described["content"]
+
+
+async def test_headers_are_true(site: Site, openapi: Document) -> None:
+    """A header that every answer is said to have is there."""
+    account = await site.register()
+    headers = {"authorization": f"Bearer {account['access_token']}"}
+    for path, sent in (("/me", headers), ("/me", {}), ("/health/live", {}), ("/auth/providers", {})):
+        answer = await site.client.get(path, headers=sent)
+        described = openapi["paths"][path]["get"]["responses"][str(answer.status_code)].get("headers", {})
+        needed = {name.lower() for name, header in described.items() if header.get("required")}
+        assert needed <= set(answer.headers)
+        assert bool(needed) == (path != "/health/live")
 
 
 async def test_schema_json(site: Site) -> None:
