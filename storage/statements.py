@@ -44,8 +44,11 @@ class Month(Struct, frozen=True, kw_only=True):
 class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What came together on one day, of one kind and one looproom."""
 
-    day: str
-    kind: Literal["sale", "pool", "return", "payout"]
+    day: Annotated[str, Meta(description="As `2026-11-25`, in UTC.")]
+    kind: Annotated[
+        Literal["sale", "pool", "return", "payout"],
+        Meta(description="A pass that was sold, a share of premium, what went back, what was paid out."),
+    ]
     cents: Annotated[int, Meta(description=_CENTS)]
     number: Annotated[int, Meta(description="How many bookings it sums up.")]
     looproom: Annotated[str | None, Meta(description="Its slug.")] = None

@@ -50,6 +50,9 @@ room.leave         unknown   hello_first  not_in_room  not_in_room  not_in_room 
 cue.send           here      hello_first  not_in_room  forbidden    forbidden    ok           forbidden    forbidden
 cue.send           draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
 cue.send           unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
+room.offer         here      hello_first  forbidden    forbidden    forbidden    ok           forbidden    forbidden
+room.offer         draft     hello_first  not_found    not_found    not_found    ok           not_found    forbidden
+room.offer         unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
 presence.list      here      hello_first  not_in_room  ok           ok           ok           ok           ok
 presence.list      draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
 presence.list      unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
@@ -147,6 +150,7 @@ FIELDS: dict[str, dict[str, Callable[[Scene], dict[str, Any]]]] = {
     "room.get": _rooms(),
     "room.join": _rooms(),
     "room.leave": _rooms(),
+    "room.offer": _rooms(session_cents=None),
     "cue.send": _rooms(cue="breathe in"),
     "presence.list": _rooms(),
     "typing.set": _rooms(typing=True),

@@ -35,14 +35,14 @@ class Earning(Struct, kw_only=True):
 class Statements(Struct):
     """All months in which something was earned, went back, or was paid out."""
 
-    months: list[Month]
+    months: Annotated[list[Month], Meta(description="The first one first.")]
 
 
 class Statement(Struct, kw_only=True):
     """One month, line by line."""
 
-    period: str
-    lines: list[Line]
+    period: Annotated[str, Meta(description="The month, as `2026-11`, in UTC.")]
+    lines: Annotated[list[Line], Meta(description="What was earned, went back or was paid out, by day.")]
     sum: Annotated[int, Meta(description="Of all lines: by so many cents your balance has changed.")]
 
 

@@ -45,9 +45,9 @@ class Passes:
     async def buy(self, request: Request, body: PassWanted) -> Visit:
         """Begin to buy a pass: the answer is the page on which one pays. What comes of it is told over the websocket."""
         node = self._node
+        account = (await caller_of(node, request)).account
         if node.cards is None:
             raise Refused(ErrorCode.PAYMENTS_OFF)
-        account = (await caller_of(node, request)).account
         room = await node.catalogue.find(body.room)
         cents = await self._price(room, account, body.kind)
         pool = node.stores.pool
