@@ -26,6 +26,10 @@ def completed(settings: Settings) -> Settings:
             raise SettingsError(
                 f"{variable(field)} must be set when DATABASE_URL is; `looprooms settings --new-key` prints a key."
             )
+    if settings.room_cents_least > settings.room_cents_most:
+        raise SettingsError(
+            f"{variable('room_cents_least')} is more than {variable('room_cents_most')}: no looproom could be sold."
+        )
     for network in settings.trusted_proxies:
         try:
             ipaddress.ip_network(network, strict=False)

@@ -28,6 +28,7 @@ from server import sales as _sales  # noqa: F401 - what takes the provider's eve
 from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
 from server.door import Door
+from server.engagement import EngagementCounter
 from server.gateways.cards import Cards, open_cards
 from server.gateways.identity import Providers
 from server.gateways.mail import Mailer, open_mailer
@@ -99,6 +100,7 @@ class Node:
     previews: Previews
     cards: Cards | None
     expiry: Expiry
+    engagement: EngagementCounter
     chat: ChatWriter
     reactions: ReactionWriter
     jobs: Jobs
@@ -167,6 +169,7 @@ class Node:
         node.catalogue = Catalogue(pool, sealer, loop)
         node.cards = open_cards(settings)
         node.expiry = Expiry(node)
+        node.engagement = EngagementCounter(node)
         node.chat = ChatWriter(pool, node.subscriptions)
         node.reactions = ReactionWriter(node)
         node.dispatcher = Dispatcher(node, lambda connection, hello: greet(node, connection, hello))
@@ -183,6 +186,7 @@ class Node:
             node.previews.run,
             node.expiry.run,
             PassExpiry(node).run,
+            node.engagement.run,
             node.presence.run,
             partial(node.sessions.run, node.hub.members),
             node._keep_house,

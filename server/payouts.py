@@ -13,8 +13,8 @@ from storage import jobs, payouts
 from storage.jobs import Job, Periodic
 from storage.payment_objects import AccountObject
 from storage.payouts import PayCreator
+from storage.pools import months
 from storage.postgres.pool import answering
-from storage.sales import months
 
 if TYPE_CHECKING:
     from server.node import Node

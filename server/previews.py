@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from protocol.envelope import RoomId, UserId
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import Departure, Room, RoomUnlocked
+from protocol.subscriptions import Tier
 from server.hub.connection import Connection
 from server.hub.hub import Hub
 from server.hub.identity import Session
@@ -31,6 +32,8 @@ _LOGGER = logging.getLogger("looprooms.previews")
 REPORT_SECONDS: Final = 5.0
 LEAST_SECONDS: Final = 0.1
 """A preview with less than this is over: nobody is let in to be put out at once."""
+PREMIUM: Final = (Tier.PREMIUM_MONTHLY, Tier.PREMIUM_YEARLY)
+"""Tiers whose price is shared among creators."""
 MOST_OWED: Final = 10_000
 
 
@@ -163,6 +166,18 @@ class Previews:
             for (room, user), meter in self._meters.items():
                 self._submit(Stretch(room, user, now - meter.since, stays=True))
                 meter.since = now
+
+    def connections(self) -> list[Connection]:
+        """Return the connections that are in premium or exclusive rooms."""
+        return list(self._rooms)
+
+    def engaged(self, connection: Connection) -> Iterator[tuple[RoomId, UserId]]:
+        """Yield the premium rooms that a connection of somebody with premium is in, each with the person."""
+        session = connection.session
+        if session is not None and session.tier in PREMIUM:
+            for room in self._rooms.get(connection, {}).values():
+                if room.premium and not room.exclusive:
+                    yield room.id, session.user_id
 
     def _set_timer(self, room: RoomId, user: UserId, meter: Meter) -> None:
         if meter.timer is not None:

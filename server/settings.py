@@ -277,6 +277,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 12
 
+    engagement_hours_a_day: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=24,
+            description="Most hours a day that a member's presence in a premium looproom counts for its creator.",
+        ),
+    ] = 4
     payout_cents_least: Annotated[
         int,
         Meta(ge=1, le=1000000, description="Least that a creator is paid, in cents; less waits for more."),

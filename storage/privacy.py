@@ -22,6 +22,7 @@ from protocol.envelope import Milliseconds, UserId
 from storage import (
     chat,
     emails,
+    engagement,
     identities,
     ledger,
     links,
@@ -64,6 +65,7 @@ PARTS: Final[tuple[Part, ...]] = (
     *chat.PARTS,
     *reactions.PARTS,
     *previews.PARTS,
+    *engagement.PARTS,
     *subscriptions.PARTS,
     *passes.PARTS,
     *ledger.PARTS,

@@ -7,8 +7,7 @@ whichever it is. Words about one payment wait for one another, and so do those a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -17,7 +16,7 @@ from msgspec import Struct
 
 from protocol.envelope import RoomId, UserId
 from protocol.subscriptions import Reason, Tier
-from storage import passes
+from storage import passes, pools
 from storage.jobs import Job, enqueue
 from storage.ledger import CARDS, PLATFORM, Booking, book, creator_of, earnings, entries_of, split
 from storage.payment_objects import CheckoutObject, SubscriptionObject, room_of
@@ -109,7 +108,7 @@ async def sell(connection: Connection, sale: Sale, *, now: int) -> list[Told]:
     kind = "room" if sale.room is not None else (sale.tier or "other")
     if await connection.fetchval(ADD_SALE, sale.id, kind, sale.cents, sale.pass_id) is None:
         return []
-    shares = await _shares(connection, sale)
+    shares = await _shares(connection, sale, now)
     entries = {CARDS: sale.cents} | {account: -cents for account, cents in shares.items()}
     await book(connection, Booking(cause=f"sale:{sale.id}", kind="sale", entries=entries, room=sale.room))
     return await _settle(connection, sale.id, now)
@@ -153,7 +152,7 @@ async def returned(
     return await _settle(connection, sale, now)
 
 
-async def _shares(connection: Connection, sale: Sale) -> dict[str, int]:
+async def _shares(connection: Connection, sale: Sale, now: int) -> dict[str, int]:
     if sale.room is not None:
         host: UserId | None = await connection.fetchval(HOST, sale.room)
         creator: UUID | None = None if host is None else await creator_of(connection, host)
@@ -161,20 +160,19 @@ async def _shares(connection: Connection, sale: Sale) -> dict[str, int]:
             return {PLATFORM: sale.cents}
         return split(sale.cents, {PLATFORM: sale.fee, earnings(creator): 100 - sale.fee})
     if sale.tier is not None and sale.tier in MONTHS:
-        return split(sale.cents, dict.fromkeys((pool(one) for one in months(sale.at, MONTHS[sale.tier])), 1))
+        return await _pooled(connection, sale.cents, pools.months(sale.at, MONTHS[sale.tier]), now)
     return {PLATFORM: sale.cents}
 
 
-def pool(period: str) -> str:
-    """Name the account of what is shared among creators for a month."""
-    return f"pool:{period}"
-
-
-def months(at: int, count: int) -> list[str]:
-    """Return so many months from a moment (seconds since 1970) on, as ``2026-11``."""
-    moment = datetime.fromtimestamp(at, UTC)
-    first = moment.year * 12 + moment.month - 1
-    return [f"{one // 12:04d}-{one % 12 + 1:02d}" for one in range(first, first + count)]
+async def _pooled(connection: Connection, cents: int, periods: Sequence[str], now: int) -> dict[str, int]:
+    """Share a price out over its months; the part of one that is shared out already is the present one's."""
+    (present,) = pools.months(now, 1)
+    gone = await pools.closed(connection, {*periods, present})
+    shares: dict[str, int] = {}
+    for period, share in split(cents, dict.fromkeys(periods, 1)).items():
+        account = pools.account(present if period in gone else period)
+        shares[account] = shares.get(account, 0) + share
+    return shares
 
 
 async def _settle(connection: Connection, sale: str, now: int) -> list[Told]:
@@ -185,8 +183,13 @@ async def _settle(connection: Connection, sale: str, now: int) -> list[Told]:
     entries = await entries_of(connection, f"sale:{sale}")
     shares = {account: -cents for account, cents in entries.items() if account != CARDS}
     before, after = split(row["returned_cents"], shares), split(row["target"], shares)
-    back = {account: after[account] - before[account] for account in shares}
-    back[CARDS] = row["returned_cents"] - row["target"]
+    gone = await pools.closed(
+        connection, [one.partition(":")[2] for one in shares if one.startswith("pool:")]
+    )
+    back = {CARDS: row["returned_cents"] - row["target"]}
+    for account in shares:
+        payer = PLATFORM if account in map(pools.account, gone) else account
+        back[payer] = back.get(payer, 0) + after[account] - before[account]
     await connection.execute(SET_RETURNED, sale, row["target"])
     await book(connection, Booking(cause=f"return:{sale}:{row['returns'] + 1}", kind="return", entries=back))
     if row["pass_id"] is None:

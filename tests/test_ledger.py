@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from protocol.envelope import RoomId, UserId
 from protocol.subscriptions import Tier
 from storage.ledger import CARDS, PLATFORM, Booking, balance, book, creator_of, earnings, entries_of, split
+from storage.pools import account as pool_of
+from storage.pools import months
 from storage.postgres.pool import Pool
-from storage.sales import Sale, link, months, returned, sell
-from storage.sales import pool as pool_of
+from storage.sales import Sale, link, returned, sell
 from tests.hosting import make_room
 
 CENTS = st.integers(0, 10**9)

@@ -121,6 +121,10 @@ def test_no_secret_is_shown() -> None:
             "LOOPROOMS_SIGNING_KEYS has two keys with one id; give each its own.",
         ),
         (
+            {"room_cents_least": 600, "room_cents_most": 500},
+            "LOOPROOMS_ROOM_CENTS_LEAST is more than LOOPROOMS_ROOM_CENTS_MOST: no looproom could be sold.",
+        ),
+        (
             {"stripe_secret_key": "sk_PRIVATE"},
             "LOOPROOMS_STRIPE_SECRET_KEY and LOOPROOMS_STRIPE_WEBHOOK_SECRET must be set together.",
         ),
