@@ -6,6 +6,8 @@ Where it is said, the embedded stores may be those of a server that runs.
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 
@@ -23,9 +25,20 @@ from server.settings import Settings, variable
 from server.subscriptions import Reconciled, reconcile
 from storage import jobs, waitlist
 from storage.moderation import set_role
-from storage.postgres.pool import open_pool
+from storage.postgres.pool import Pool, open_pool
 from storage.resealing import fields_by_key
 from storage.sealing import open_sealer
+
+
+@asynccontextmanager
+async def database(completed: Settings, command: str) -> AsyncIterator[Pool]:
+    """Bring the database up to date and have it open until the block ends. Postgres knows the `command` by its name."""
+    await migrated(completed)
+    pool = await open_pool(completed.database_url, size=2, application_name=f"looprooms {command}")
+    try:
+        yield pool
+    finally:
+        await pool.close()
 
 
 def bring_up_to_date(settings: Settings) -> list[str]:
@@ -63,13 +76,9 @@ def seal_anew(settings: Settings, *, new_key: bool) -> str:
                 completed = msgspec.structs.replace(
                     completed, sealing_keys=tuple(put_first(folder / SEALING_KEYS, make_key()))
                 )
-            await migrated(completed)
-            pool = await open_pool(completed.database_url, size=2, application_name="looprooms keys reseal")
-            try:
+            async with database(completed, "keys reseal") as pool:
                 sealed = await seal_all(pool, await open_sealer(pool, completed.sealing_keys))
                 return told(sealed, await fields_by_key(pool), completed.sealing_keys)
-            finally:
-                await pool.close()
 
     return run(seal())
 
@@ -78,18 +87,17 @@ def give_role(settings: Settings, address: str, role: Role) -> bool:
     """Give the person with an address a role; say whether that changed anything. Raises `CannotStart`."""
 
     async def change() -> bool:
-        async with stores(settings, running=True) as (completed, _):
-            await migrated(completed)
-            pool = await open_pool(completed.database_url, size=2, application_name="looprooms role")
+        async with (
+            stores(settings, running=True) as (completed, _),
+            database(completed, "role") as pool,
+        ):
+            sealer = await open_sealer(pool, completed.sealing_keys)
             try:
-                sealer = await open_sealer(pool, completed.sealing_keys)
                 told = await set_role(pool, sealer, normalised_email(address), role)
             except Refused as refused:
                 if refused.code.retryable:
                     raise
                 raise CannotStart(refused.message) from None
-            finally:
-                await pool.close()
             await publish_once(completed.redis_url, told)
             return bool(told)
 
@@ -104,13 +112,11 @@ def send_invitation(settings: Settings, address: str) -> None:
         raise CannotStart(refused.message) from None
 
     async def invite() -> None:
-        async with stores(settings, redis=False, running=True) as (completed, _):
-            await migrated(completed)
-            pool = await open_pool(completed.database_url, size=2, application_name="looprooms invite")
-            try:
-                await waitlist.invite(pool, await open_sealer(pool, completed.sealing_keys), email)
-            finally:
-                await pool.close()
+        async with (
+            stores(settings, redis=False, running=True) as (completed, _),
+            database(completed, "invite") as pool,
+        ):
+            await waitlist.invite(pool, await open_sealer(pool, completed.sealing_keys), email)
 
     run(invite())
 
@@ -141,14 +147,12 @@ def look_at_jobs(settings: Settings, retry: str | None) -> list[str]:
     """Have the dead jobs of a kind tried anew, if one is named; say what waits and what is dead. Raises `CannotStart`."""
 
     async def look() -> list[str]:
-        async with stores(settings, redis=False, running=True) as (completed, _):
-            await migrated(completed)
-            pool = await open_pool(completed.database_url, size=2, application_name="looprooms jobs")
-            try:
-                said = [f"{await jobs.revive(pool, retry)} of {retry} are tried anew"] if retry else []
-                counts, dead = await jobs.count(pool), await jobs.dead(pool)
-            finally:
-                await pool.close()
+        async with (
+            stores(settings, redis=False, running=True) as (completed, _),
+            database(completed, "jobs") as pool,
+        ):
+            said = [f"{await jobs.revive(pool, retry)} of {retry} are tried anew"] if retry else []
+            counts, dead = await jobs.count(pool), await jobs.dead(pool)
         said += [f"{kind}: {one.waiting} waiting" for kind, one in counts.items() if one.waiting]
         return said + [f"{one.kind}: {one.jobs} dead, {one.reason}" for one in dead]
 
