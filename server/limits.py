@@ -6,7 +6,6 @@ may do more; but nobody may guess more, so what guards sign-in is taken without 
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, Protocol
@@ -78,14 +77,3 @@ def check(verdict: Verdict) -> None:
 def rate_limited(verdict: Verdict) -> Refused:
     """Return how a verdict that says no is told."""
     return Refused(ErrorCode.RATE_LIMITED, retry_after=max(0.001, round(verdict.retry_after, 3)))
-
-
-def mailbox(email: str) -> str:
-    """Return one spelling for all that may reach one mailbox: case, dots, what follows a plus, the two names of Gmail.
-
-    Accounts are told apart more finely (to some providers dots and tags are other people), but that a stranger's mailbox is
-    counted together with its neighbour's costs nobody anything, and that one mailbox has a thousand spellings would.
-    """
-    local, _, domain = unicodedata.normalize("NFKC", email.strip()).casefold().rpartition("@")
-    domain = "gmail.com" if domain == "googlemail.com" else domain.rstrip(".")
-    return f"{local.partition('+')[0].replace('.', '')}@{domain}"

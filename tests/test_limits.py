@@ -1,4 +1,4 @@
-"""Whose limits are how large, and which mailboxes are one."""
+"""Whose limits are how large."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from protocol.refusals import ErrorCode, Refused
-from server.limits import Quotas, check, mailbox
+from server.limits import Quotas, check
 from storage.redis.limits import Limit, Limiter
 from storage.redis.pool import open_redis
 from tests.redis.valkeys import Valkey
@@ -79,24 +79,3 @@ async def test_for_a_load_tester_all_are_larger(limiter: Limiter) -> None:
     """The factor of the settings multiplies every limit."""
     quotas = Quotas(limiter, factor=10)
     assert (await quotas.look(SLOW, "a")).left == 30
-
-
-@pytest.mark.parametrize(
-    "spelling",
-    [
-        "ada.lovelace@gmail.com",
-        "AdaLovelace@GMail.com",
-        "a.d.a.lovelace+club@googlemail.com",
-        " adalovelace+@gmail.com. ",
-        "ａdalovelace@gmail.com",
-    ],
-)
-def test_spellings_of_a_mailbox(spelling: str) -> None:
-    """Case, dots, tags and compatibility characters make no second mailbox."""
-    assert mailbox(spelling) == "adalovelace@gmail.com"
-
-
-def test_other_mailboxes() -> None:
-    """Other people are others, and what is no address is counted by what it is."""
-    assert mailbox("ada@example.org") != mailbox("ada@example.com")
-    assert mailbox("nonsense") == "@nonsense"

@@ -7,8 +7,6 @@ work and get the same answer.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -17,11 +15,11 @@ from starlette.requests import Request
 
 from protocol.refusals import ErrorCode, Refused
 from protocol.text import normalised
+from server.emails import Email, mailbox, normalised_email
 from server.http.callers import REFUSALS, address_of, caller_of
 from server.http.endpoint import Endpoint, WithCookies
 from server.http.grants import Grants, SignedIn, Tokens
 from server.http.guesses import Guesses
-from server.limits import mailbox
 from server.passwords import LONGEST, SHORTEST, Passwords, check_strength
 from storage.emails import candidates, claim_address
 from storage.people import Account, Credentials, keep_new_hash
@@ -39,21 +37,8 @@ LETTERS: Final = Limit("letters", burst=6, rate=1 / 600)
 """Letters that a mailbox gets because somebody, who may be anybody, asked for them."""
 ASKED_LETTERS: Final = Limit("letters-asked", burst=20, rate=1 / 30)
 """Letters that one address asks for, whoever gets them."""
-LONGEST_EMAIL: Final = 254
 LONGEST_NAME: Final = 80
 
-_LOCAL = re.compile(r"[^\s@\"(),:;<>\[\\\]]{1,64}")
-_DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.)+[^\W_](?:[\w-]{0,61}[^\W_])")
-
-Email = Annotated[
-    str,
-    Meta(
-        min_length=3,
-        max_length=1000,
-        description="An e-mail address. Upper and lower case are the same.",
-        extra_json_schema={"format": "email", "maxLength": LONGEST_EMAIL},
-    ),
-]
 Password = Annotated[str, Meta(max_length=4096, description="The one that the account has.")]
 NewPassword = Annotated[
     str,
@@ -269,18 +254,3 @@ def endpoints(accounts: Accounts) -> list[Endpoint]:
             group="Accounts",
         ),
     ]
-
-
-def normalised_email(text: str) -> str:
-    """Return the one spelling of an address under which its account is found. Raises `Refused` (invalid)."""
-    email = unicodedata.normalize("NFKC", text.strip()).lower()
-    local, _, domain = email.rpartition("@")
-    if (
-        len(email) > LONGEST_EMAIL
-        or not email.isprintable()
-        or not _LOCAL.fullmatch(local)
-        or not _DOMAIN.fullmatch(domain)
-        or ".." in f".{local}."
-    ):
-        raise Refused(ErrorCode.INVALID, "This is no e-mail address.", path="$.email")
-    return email

@@ -12,11 +12,11 @@ from msgspec import Meta, Struct
 from starlette.requests import Request
 
 from protocol.refusals import ErrorCode
-from server.http.auth import ASKED_LETTERS, LETTERS, Email, Password, normalised_email
+from server.emails import Email, mailbox, normalised_email
+from server.http.auth import ASKED_LETTERS, LETTERS, Password
 from server.http.callers import REFUSALS, caller_of
 from server.http.endpoint import Endpoint
 from server.http.passwords import Proofs
-from server.limits import mailbox
 from server.passwords import Passwords
 from server.session import Changed
 from storage.emails import ask_for_change, ask_for_welcome, confirm_change, undo_change, verify

@@ -15,7 +15,8 @@ import contextlib
 from hashlib import blake2b
 from typing import Final
 
-from server.limits import Quotas, check, mailbox
+from server.emails import mailbox
+from server.limits import Quotas, check
 from storage.redis.limits import Limit
 from storage.redis.pool import Redis, RedisAway, get, put
 

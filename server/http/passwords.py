@@ -9,11 +9,11 @@ from starlette.requests import Request
 
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
-from server.http.auth import ASKED_LETTERS, LETTERS, Email, NewPassword, Password, normalised_email
+from server.emails import Email, mailbox, normalised_email
+from server.http.auth import ASKED_LETTERS, LETTERS, NewPassword, Password
 from server.http.callers import REFUSALS, address_of, caller_of
 from server.http.endpoint import Endpoint
 from server.http.guesses import Guesses
-from server.limits import mailbox
 from server.passwords import LONGEST, Passwords, check_strength
 from server.session import Changed
 from storage.emails import Identity

@@ -11,8 +11,9 @@ from msgspec import Meta, Struct
 
 from protocol.refusals import Refused
 from protocol.text import normalised
+from server.emails import normalised_email
 from server.gateways.identity import LEEWAY_SECONDS, Proof, Provider
-from server.http.auth import LONGEST_NAME, normalised_email
+from server.http.auth import LONGEST_NAME
 from server.http.flows import UnderWay
 from storage.identities import Granted, Known, Spent
 

@@ -8,10 +8,10 @@ from msgspec import Struct
 from starlette.requests import Request
 
 from protocol.refusals import ErrorCode
-from server.http.auth import ASKED_LETTERS, LETTERS, Email, normalised_email
+from server.emails import Email, mailbox, normalised_email
+from server.http.auth import ASKED_LETTERS, LETTERS
 from server.http.emails import LINK_EXAMPLE, Link
 from server.http.endpoint import Endpoint
-from server.limits import mailbox
 from storage.waitlist import ask_for_place, confirm_place
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import msgspec
 
 from protocol.moderation import Role
 from protocol.refusals import Refused
+from server.emails import normalised_email
 from server.gateways.standin.embedded import pretending
-from server.http.auth import normalised_email
 from server.node import Node
 from server.person_events import publish_once
 from server.process.keys import SEALING_KEYS, put_first
