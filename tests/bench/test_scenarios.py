@@ -100,6 +100,14 @@ def test_every_request_is_answered(ground: Ground) -> None:
     assert result.value("/me p50") > 0
 
 
+def test_what_is_asked_of_http_is_there(ground: Ground) -> None:
+    """Of the mix that is asked for by default nothing is refused, and its latency is told of all together."""
+    result = http.ask(http.Question(rate=50, people=3, seconds=0.6, warmup=0.2), ground)
+    assert result.value("sent") == result.value("answered") == 40
+    assert result.value("refused") == 0
+    assert 0 < result.value("all p50") <= result.value("all p95")
+
+
 def test_whoever_behaves_misses_nothing(ground: Ground) -> None:
     """Lines, bursts, moves and broken networks, forty times as fast as people are: everyone has all of their room, once."""
     result = mix.ask(mix.Question(people=16, rooms=3, seconds=2.5, hurry=40, drop_every=60), ground)
