@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from storage.postgres.timing import BOUNDS
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -105,6 +108,7 @@ class _NodeCollector(Collector):
             ("sessions_refused", "Sessions told to come back later.", node.admission.refused),
         ):
             yield self._counter(name, meaning, value)
+        yield self._statements()
         yield self._gauge("persons", "Persons whose events are heard.", len(node.person_events))
         yield self._gauge("previews", "Previews of premium rooms that run.", len(node.previews))
         yield self._gauge(
@@ -131,6 +135,16 @@ class _NodeCollector(Collector):
             {str(room): behind for room, behind in node.lags.worst(hub.clock(), LAGGING_ROOMS)},
             "room",
         )
+
+    def _statements(self) -> HistogramMetricFamily:
+        times = self._node.statement_times
+        family = HistogramMetricFamily(
+            "looprooms_statement_seconds", "What statements of this node took in Postgres.", labels=["node"]
+        )
+        sums = accumulate(times.counts)
+        buckets = [(f"{bound:g}", float(next(sums))) for bound in BOUNDS]
+        family.add_metric([self._name], [*buckets, ("+Inf", float(next(sums)))], times.seconds)
+        return family
 
     def _jobs(self) -> Iterator[Metric]:
         jobs = self._node.jobs

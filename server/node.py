@@ -61,6 +61,7 @@ from server.tokens import Tokens
 from storage import Stores, person_events
 from storage.chat import prune_keys
 from storage.postgres.pool import database_epoch, open_pool
+from storage.postgres.timing import StatementTimes
 from storage.redis.broker import Broker
 from storage.redis.limits import Limiter
 from storage.redis.pool import open_redis
@@ -114,6 +115,7 @@ class Node:
         """The ids of rooms that were entered by their slug."""
         self.lags = Lags()
         self.garbage = Garbage()
+        self.statement_times = StatementTimes()
         self.replayed = 0
         """Events that were replayed to clients who came back."""
         self.snapshots = 0
@@ -125,7 +127,9 @@ class Node:
         """Open the stores and start everything but the port. Raises `Refused` (unavailable) when Postgres is not there."""
         node = cls(settings)
         loop = asyncio.get_running_loop()
-        pool = await open_pool(settings.database_url, size=settings.postgres_pool_size)
+        pool = await open_pool(
+            settings.database_url, size=settings.postgres_pool_size, times=node.statement_times
+        )
         node.hub = Hub(_limits(settings), loop)
         broker = Broker(
             settings.redis_url,

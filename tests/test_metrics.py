@@ -66,7 +66,7 @@ async def test_every_figure_is_explained(host: Host) -> None:
     for family in families:
         assert family.name.startswith("looprooms_")
         assert re.fullmatch(r"[A-Z0-9].*\.", family.documentation)
-        assert family.type in {"gauge", "counter"}
+        assert family.type in {"gauge", "counter", "histogram"}
         for sample in family.samples:
             assert re.fullmatch(r"[0-9a-f]{16}", sample.labels["node"])
     assert len({sample.labels["node"] for family in families for sample in family.samples}) == 1
@@ -94,6 +94,22 @@ async def test_what_was_asked(host: Host, room: RoomId) -> None:
     await ada.error(b"nonsense", TEXT)
     names = ("commands_total", "refusals_total", "chat_lines_total", "chat_commits_total", "bugs_total")
     assert await moved(host, before, *names) == [4, 2, 3, 3, 0]
+
+
+async def test_what_postgres_took(host: Host, room: RoomId) -> None:
+    """Each statement is counted once, among those that took no longer; together they took some time."""
+    ada = await visit(host, "Ada", room)
+    before = await figures(host)
+    await ada.say(room, "hello")
+    await until(lambda: _more(host, before, "statement_seconds_count"))
+    longest, seconds = await moved(host, before, "statement_seconds_bucket +Inf", "statement_seconds_sum")
+    assert longest >= 1
+    assert 0 < seconds < 60
+
+
+async def _more(host: Host, before: dict[str, float], name: str) -> bool:
+    (grown,) = await moved(host, before, name)
+    return grown > 0
 
 
 async def test_what_was_delivered(host: Host, room: RoomId) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import asyncpg
@@ -20,6 +21,8 @@ from protocol.refusals import ErrorCode, Refused
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
+
+    from storage.postgres.timing import StatementTimes
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
@@ -62,10 +65,12 @@ select (select system_identifier from pg_control_system())::text,
 """
 
 
-async def open_pool(dsn: str, *, size: int = 10, application_name: str = "looprooms") -> Pool:
+async def open_pool(
+    dsn: str, *, size: int = 10, application_name: str = "looprooms", times: StatementTimes | None = None
+) -> Pool:
     """Connect to Postgres; `dsn` may name TLS options or a unix socket. Raises `Refused` (unavailable).
 
-    A statement takes at most `COMMAND_SECONDS`. At most `size` statements run at a time.
+    A statement takes at most `COMMAND_SECONDS`. At most `size` statements run at a time. `times` counts what each takes.
     """
     with unavailable():
         pool: Pool = await asyncpg.create_pool(
@@ -74,7 +79,7 @@ async def open_pool(dsn: str, *, size: int = 10, application_name: str = "loopro
             max_size=size,
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
-            init=_prepare_session,
+            init=partial(_prepare_session, times=times),
             reset=_leave_session,
             server_settings={"application_name": application_name},
         )
@@ -130,8 +135,12 @@ async def database_epoch(pool: Pool) -> Epoch:
     return Epoch(f"{int(cluster):x}-{timeline}-{identity}")
 
 
-async def _prepare_session(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def _prepare_session(
+    connection: asyncpg.Connection[asyncpg.Record], times: StatementTimes | None
+) -> None:
     await connection.execute(_SESSION)
+    if times is not None:
+        connection.add_query_logger(times.take)
 
 
 async def _leave_session(_connection: asyncpg.Connection[asyncpg.Record]) -> None:

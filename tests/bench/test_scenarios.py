@@ -106,6 +106,8 @@ def test_what_is_asked_of_http_is_there(ground: Ground) -> None:
     assert result.value("sent") == result.value("answered") == 40
     assert result.value("refused") == 0
     assert 0 < result.value("all p50") <= result.value("all p95")
+    assert result.value("statements") >= 40 * 0.5
+    assert 0 < result.value("statements p50 at most") <= result.value("statements p95 at most")
 
 
 def test_whoever_behaves_misses_nothing(ground: Ground) -> None:
