@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -21,7 +23,16 @@ from bench.meter import Meter, Reading, share_figures, usage
 from bench.party import Party, Plan, Tally, merged, shares
 from bench.result import LESS, MORE, Figure, Result, curve, latency_figures, new_result
 from bench.team import employed, paced, until_true
-from protocol.reactions import AddReaction, Reaction, RemoveReaction, Target, TargetKind
+from protocol.contract import AnyReply
+from protocol.reactions import (
+    AddReaction,
+    Reaction,
+    ReactionAdded,
+    ReactionRemoved,
+    RemoveReaction,
+    Target,
+    TargetKind,
+)
 
 _KINDS = list(Reaction)
 _TELL_SECONDS = 10.0
@@ -44,6 +55,8 @@ class Reacting(Party):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self._given: dict[tuple[int, Reaction], bool] = {}
+        self._net: Counter[tuple[str, Reaction]] = Counter()
+        """What the acknowledgements add up to, by room and kind."""
         self._targets: list[Target] = []
 
     async def prepare(self) -> None:
@@ -74,20 +87,27 @@ class Reacting(Party):
             kind = _KINDS[(number // len(visitors)) % len(_KINDS)]
             on = not given.get((place, kind), False)
             given[place, kind] = on
-            command = AddReaction(targets[place], kind) if on else RemoveReaction(targets[place], kind)
-            visitors[place].send(command, due)
+            target = targets[place]
+            command = AddReaction(target, kind) if on else RemoveReaction(target, kind)
+            visitors[place].send(command, due, partial(self._settled, place, str(target.id), kind, on))
 
         sent = await paced(rate, start, until, react, self.house.times["sent late"])
         await self.answered()
         return sent
 
+    def _settled(self, place: int, room: str, kind: Reaction, on: bool, answer: AnyReply | None) -> None:  # noqa: FBT001 - an argument of `partial`
+        if isinstance(answer, ReactionAdded):
+            self._net[room, kind] += answer.added
+        elif isinstance(answer, ReactionRemoved):
+            self._net[room, kind] -= answer.removed
+        else:
+            self._given[place, kind] = not on  # refused: the next one shall change something
+
     async def standing(self) -> dict[str, dict[str, int]]:
-        """Return what this process's visitors have given and not taken back, by room and kind."""
+        """Return what the acknowledgements of this process's visitors add up to, by room and kind."""
         totals: dict[str, dict[str, int]] = {}
-        for (place, kind), on in self._given.items():
-            room = str(self._targets[place].id)
-            totals.setdefault(room, {}).setdefault(kind, 0)
-            totals[room][kind] += on
+        for (room, kind), net in self._net.items():
+            totals.setdefault(room, {})[kind] = net
         return totals
 
     async def wrong(self, totals: dict[str, dict[str, int]]) -> int:
@@ -189,4 +209,8 @@ def result(
     found.notes = [testers_line(used)]
     found.notes += [f"{n:,} {what}" for what, n in tally.counts.items() if not what.startswith("done")]
     found.cautions = cautions(used)
+    if unknown := tally.counts.get("refused unavailable", 0):
+        found.cautions.append(
+            f"nobody knows what became of {unknown:,} reactions, so totals may differ by them"
+        )
     return found

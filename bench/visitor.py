@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from bench.histogram import Histogram
@@ -31,6 +32,8 @@ _REMEMBERED = 512
 """Frames that a process has read and may be sent again, to another visitor."""
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
+Then = Callable[[AnyReply | None], None]
+"""Is given an answer or a refusal; None when the connection ended before it."""
 
 
 class House:
@@ -103,7 +106,7 @@ class Visitor(asyncio.Protocol):
         self._house = house
         self._positions: dict[RoomId, int] = {}
         self._epochs: dict[RoomId, str] = {}
-        self._asked: dict[int, tuple[str, int, asyncio.Future[Answer] | None]] = {}
+        self._asked: dict[int, tuple[str, int, Then | None]] = {}
         self._number = 0
         self._transport: asyncio.Transport | None = None
         self._gone: asyncio.Future[None] | None = None
@@ -160,13 +163,28 @@ class Visitor(asyncio.Protocol):
 
     async def call(self, command: Command[AnswerT], due: int | None = None) -> AnswerT:
         """Send a command and wait for its answer. Raises `Unexpected` when it is refused or the connection ends."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._send(command, time.monotonic_ns() if due is None else due, future)
-        return cast("AnswerT", await future)
+        future: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
+        tag = str(command.__struct_config__.tag)
 
-    def send(self, command: Command[Any], due: int) -> None:
-        """Send a command; its answer is timed from `due` and counted."""
-        self._send(command, due, None)
+        def then(answer: AnyReply | None) -> None:
+            if future.done():
+                return
+            if answer is None:
+                future.set_exception(Unexpected("the connection ended before the answer"))
+            elif isinstance(answer, Error):
+                future.set_exception(Unexpected(f"{tag} was refused, {answer.code}: {answer.message}"))
+            else:
+                future.set_result(cast("AnswerT", answer))
+
+        self.send(command, time.monotonic_ns() if due is None else due, then)
+        return await future
+
+    def send(self, command: Command[Any], due: int, then: Then | None = None) -> None:
+        """Send a command; its answer is timed from `due`, counted, and given to `then`."""
+        self._number += 1
+        command.id = self._number
+        self._asked[self._number] = (str(command.__struct_config__.tag), due, then)
+        self._write(command)
 
     def drop(self) -> asyncio.Future[None] | None:
         """Break the connection, as a bad network would; return what is done when it is gone."""
@@ -216,21 +234,15 @@ class Visitor(asyncio.Protocol):
         self._transport = None
         self.welcome = None
         self._turned_away(f"the connection ended: {exc or 'closed by the server'}")
-        for _, _, future in self._asked.values():
-            if future is not None and not future.done():
-                future.set_exception(Unexpected("the connection ended before the answer"))
-        self._house.counts["answers lost with the connection"] += len(self._asked)
-        self._asked.clear()
+        lost, self._asked = self._asked, {}
+        self._house.counts["answers lost with the connection"] += len(lost)
+        for _, _, then in lost.values():
+            if then is not None:
+                then(None)
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
 
     # Inside.
-
-    def _send(self, command: Command[Any], due: int, future: asyncio.Future[Answer] | None) -> None:
-        self._number += 1
-        command.id = self._number
-        self._asked[self._number] = (str(command.__struct_config__.tag), due, future)
-        self._write(command)
 
     def _write(self, command: Command[Any]) -> None:
         if self._transport is not None:
@@ -294,14 +306,14 @@ class Visitor(asyncio.Protocol):
 
     def _answered(self, message: AnyReply) -> None:
         number = message.id if isinstance(message, (Answer, Error)) else None
-        what, due, future = self._asked.pop(number or 0, ("", 0, None))
+        what, due, then = self._asked.pop(number or 0, ("", 0, None))
         if not what:
             return
         house = self._house
         if isinstance(message, Error):
             house.counts[f"refused {message.code}"] += 1
-            if future is not None and not future.done():
-                future.set_exception(Unexpected(f"{what} was refused, {message.code}: {message.message}"))
+            if then is not None:
+                then(message)
             return
         if isinstance(message, RoomJoined):  # now, because the next line may follow in the same read
             self._enter(message)
@@ -310,8 +322,8 @@ class Visitor(asyncio.Protocol):
             self._positions.pop(message.room, None)
         house.counts[f"done {what}"] += 1
         house.timed(what, due)
-        if future is not None and not future.done():
-            future.set_result(cast("Answer", message))
+        if then is not None:
+            then(message)
 
     def _enter(self, joined: RoomJoined) -> None:
         room = joined.room.id
