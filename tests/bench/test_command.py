@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -100,13 +101,17 @@ def test_a_tester_that_is_ended_takes_its_servers_along(tmp_path: Path) -> None:
     )
     assert tester.stdout is not None
     pid = int(tester.stdout.readline())
-    assert Path(f"/proc/{pid}").exists()
+    _wait(lambda: b"setpriv" not in Path(f"/proc/{pid}/cmdline").read_bytes())  # it has told the kernel
     tester.kill()
     tester.communicate()
-    until = time.monotonic() + 10
-    while _alive(pid) and time.monotonic() < until:
+    _wait(lambda: not _alive(pid))
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
         time.sleep(0.02)
-    assert not _alive(pid)
 
 
 def _alive(pid: int) -> bool:
