@@ -147,6 +147,9 @@ def test_begin_anew() -> None:
     replay = replay_of(1, 9)
     replay.begin(20, [event(20)])
     assert (replay.first, replay.last, offsets(list(replay.packets))) == (20, 20, [20])
+    heavy = replay_of(1, 4, limit=10)
+    heavy.begin(8, [event(offset) for offset in range(4, 9)])
+    assert offsets(list(heavy.packets)) == [4, 5, 6, 7, 8]
 
 
 @given(
@@ -272,6 +275,15 @@ def test_the_limit_counts_every_form() -> None:
     for packet in (line(1, "a"), change(2, 1, "x" * 18), line(3, "b")):
         replay.offer(packet)
     assert offsets(list(replay.packets)) == [3]
+
+
+def test_what_a_change_replaces_counts_no_more() -> None:
+    """However often a line is changed, only its newest form and the newest change weigh anything."""
+    replay = Replay(100, 150, renew=renewed)
+    replay.offer(line(1, "a" * 20))
+    for offset in range(2, 30):
+        replay.offer(change(offset, 1, "b"))
+    assert offsets(list(replay.packets)) == list(range(1, 30))
 
 
 def test_older_events_up_to_the_limit() -> None:
