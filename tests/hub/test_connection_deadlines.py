@@ -49,6 +49,11 @@ def test_slow_reader_catches_up() -> None:
     assert guest.cues() == ["three"]
 
 
+def test_slow_from_where_on() -> None:
+    """A transport says so when as many bytes wait in it as the hub's limits say."""
+    assert Scene(write_high=1234).guest().transport.high_water == 1234
+
+
 def test_nothing_was_shed() -> None:
     """Who was slow for a moment in which nothing was said is told nothing."""
     guest = Scene().guest()

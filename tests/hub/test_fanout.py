@@ -257,8 +257,13 @@ def test_settle() -> None:
     scene.hub.fanout.add(room, [packet("b")])
     scene.loop.settle()
     assert (first.cues(), second.cues()) == (["a", "b"], ["b"])
+    before = writes([first, second])
     scene.hub.fanout.settle(room)
     assert scene.loop.waiting == 0
+    scene.hub.fanout.add(room, [packet("c")])
+    scene.hub.fanout.settle(room)
+    scene.loop.settle()
+    assert writes([first, second]) == [count + 1 for count in before]
 
 
 def test_settle_in_the_middle_of_a_slice() -> None:

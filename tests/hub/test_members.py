@@ -127,3 +127,14 @@ def test_a_backlog_is_forgotten_with_its_room() -> None:
     scene.hub.leave(guest.connection, room, at_once=True)
     assert room not in guest.connection.backlog
     assert other in guest.connection.backlog
+
+
+def test_audience_of_who_catches_up() -> None:
+    """Whoever is still sent the past of a room is handed what that room says, and no other."""
+    scene = Scene()
+    room, other = scene.room(1), scene.room(2)
+    guest = scene.guest(room, other)
+    guest.connection.backlog = Backlog()
+    guest.connection.backlog.begin(room, 0)
+    assert (room.audience.lagging, other.audience.lagging) == ([guest.connection], [])
+    assert (room.audience.elsewhere_too, other.audience.elsewhere_too) == ([], [guest.connection])
