@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,6 +20,7 @@ from server.session import Changed
 from server.settings import Settings
 from server.tokens import Tokens
 from storage.postgres.pool import Pool
+from storage.session import LiveSession, live_sessions
 from tests.hosting import SIGNING_KEY, Host, hosting, make_room
 from tests.http.serving import serving
 from tests.redis.valkeys import Valkey
@@ -209,6 +210,27 @@ async def test_the_sweep_finds_who_may_not_be_here(
         stranger = await approach(host)
         stranger.connection.send({"type": "hello", "id": 1, "token": renewed(host, visitor)})
         assert (await stranger.connection.gone).code == code
+
+
+async def test_the_sweep_reads_a_few_at_a_time(
+    database_url: str, valkey: Valkey, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All who are here are looked at, and no statement is so long that the others wait for it."""
+    monkeypatch.setattr("server.session.SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr("server.session.AT_ONCE", 2)
+    read: list[int] = []
+
+    async def noted(pool: Pool, ids: Sequence[SessionId]) -> dict[SessionId, LiveSession]:
+        read.append(len(ids))
+        return await live_sessions(pool, ids)
+
+    async with hosting(database_url, valkey.url, pool) as host:
+        crowd = [await visit(host, f"visitor {number}") for number in range(5)]
+        monkeypatch.setattr("server.session.live_sessions", noted)
+        await pool.execute("update sessions set ended_at = now()")
+        for visitor in crowd:
+            assert (await visitor.connection.gone).code == CloseCode.SESSION_ENDED
+    assert max(read) == 2
 
 
 async def test_the_sweep_finds_what_one_may_do(

@@ -243,6 +243,8 @@ class Connection(asyncio.Protocol):
         return min(times)
 
     def _heartbeat(self, now: float) -> float:
+        if self._read_holds:  # it is we who do not listen: silence says nothing about the peer
+            self._heard_at, self._pinged_at = now, None
         if self._pinged_at is not None:
             if now >= self._pinged_at + self._hub.limits.heartbeat_timeout:
                 self.close(CloseCode.SILENT)

@@ -89,14 +89,16 @@ class Fanout:
     def turn(self) -> None:
         """Write one slice. It schedules itself as long as there is something to write."""
         self.turns += 1
-        left = self._write(SLICE)
-        if left and self._dirty:
-            self._frame(self._next_rooms(left))
-            self._write(left)
-        if self._writes or self._dirty:
-            self._loop.call_soon(self._breathe, BREATHS)
-        else:
-            self._scheduled = False
+        try:
+            left = self._write(SLICE)
+            if left and self._dirty:
+                self._frame(self._next_rooms(left))
+                self._write(left)
+        finally:  # a bug in one room's turn is not to be the last turn of all
+            if self._writes or self._dirty:
+                self._loop.call_soon(self._breathe, BREATHS)
+            else:
+                self._scheduled = False
 
     def _breathe(self, left: int) -> None:
         """Let the loop go round `left` more times before the next slice."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
+
 from protocol.closing import CloseCode
 from protocol.rooms import Cue
 from protocol.session import Ponged, Shed, TokenExpiring
@@ -330,6 +332,24 @@ def test_no_answer_to_a_ping() -> None:
     scene.loop.advance(9.7)
     assert scene.hub.closes == {}
     scene.loop.advance(0.5)
+    assert scene.hub.closes == {CloseCode.SILENT: 1}
+
+
+@pytest.mark.parametrize("pinged", [False, True])
+def test_silence_while_we_do_not_listen(pinged: bool) -> None:
+    """Whoever is not read, because their commands take long, is not called silent for it; afterwards they may be again."""
+    scene = Scene(heartbeat=25.0, heartbeat_timeout=10.0)
+    guest = scene.guest()
+    scene.loop.advance(24.5 if pinged else 19.0)
+    guest.listen()
+    assert guest.heard.pings == pinged
+    guest.connection.hold_reading("commands")
+    scene.loop.advance(60.0)
+    assert scene.hub.closes == {}
+    guest.connection.release_reading("commands")
+    scene.loop.advance(9.0)
+    assert scene.hub.closes == {}
+    scene.loop.advance(40.0)
     assert scene.hub.closes == {CloseCode.SILENT: 1}
 
 

@@ -247,6 +247,29 @@ def test_closed_transport() -> None:
     assert scene.hub.fanout.closed == 1
 
 
+def test_a_bug_in_one_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turn that it breaks is not the last: the other rooms get what is theirs, and so does this one with the next event."""
+    scene = Scene()
+    rooms = [scene.room(1), scene.room(2)]
+    guests = [scene.guest(room) for room in rooms]
+
+    def broken(_data: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(guests[0].connection, "write", broken)
+    for room in rooms:
+        scene.hub.fanout.add(room, [packet("a")])
+    with pytest.raises(ZeroDivisionError):
+        scene.loop.settle()
+    scene.loop.settle()
+    monkeypatch.undo()
+    rooms[0].changed()
+    for room in rooms:
+        scene.hub.fanout.add(room, [packet("b")])
+    scene.loop.settle()
+    assert [guest.cues() for guest in guests] == [["b"], ["a", "b"]]
+
+
 def test_settle() -> None:
     """Who enters gets what is said afterwards and nothing that its snapshot has; those who were there get all, in order."""
     scene = Scene()
