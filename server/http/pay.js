@@ -6,6 +6,7 @@ let socket = null;
 let calls = 0;
 const rooms = new Map();
 const waiting = new Map();
+const asked = new URLSearchParams(location.search);
 const at = (id) => document.getElementById(id);
 const show = (id, shown) => { at(id).hidden = !shown; };
 const THANKS = "Thank you. It counts as soon as the payment is confirmed, in a moment.";
@@ -86,6 +87,16 @@ function door(id, text, open) {
   if (!room) return;
   room.state.textContent = text;
   room.state.className = open ? "open" : "small";
+  for (const button of room.prices) button.hidden = open;
+}
+
+function price(room, kind, words) {
+  const button = document.createElement("button");
+  const key = crypto.randomUUID();
+  button.type = "button";
+  button.textContent = words;
+  button.addEventListener("click", () => go("/payments/passes", { room: room.id, kind, key }, button));
+  return button;
 }
 
 async function enter(room) {
@@ -95,8 +106,12 @@ async function enter(room) {
     const state = document.createElement("span");
     name.textContent = room.title;
     line.append(name, state);
+    const prices = [["month", room.month_cents, "a month"], ["session", room.session_cents, "for a session"]]
+      .filter(([, cents]) => cents)
+      .map(([kind, cents, words]) => price(room, kind, `${(cents / 100).toFixed(2)} USD ${words}`));
+    line.append(...prices);
     at("doors").append(line);
-    rooms.set(room.id, { state });
+    rooms.set(room.id, { state, prices });
   }
   const joined = await call("room.join", { room: room.id });
   if (joined.type === "error") door(room.id, joined.message, false);
@@ -111,7 +126,8 @@ function hear(message) {
   } else if (message.type === "subscription.changed") {
     stand(message.subscription);
     if (message.subscription.tier !== "FREE") for (const id of rooms.keys()) enter({ id });
-  } else if (message.type === "room.unlocked") door(message.room, "open to you", true);
+  } else if (message.type === "pass.changed" && message.until && rooms.has(message.room)) enter({ id: message.room });
+  else if (message.type === "room.unlocked") door(message.room, "open to you", true);
   else if (message.type === "room.departure") door(message.room, message.message, false);
   else if (message.type === "token.expiring") renew().then(() => call("token.refresh", { token }), () => {});
 }
@@ -125,7 +141,10 @@ async function connect() {
   if (welcome.type !== "welcome") throw new Error(welcome.message);
   stand(welcome.person.subscription);
   const listed = await call("room.list", { limit: 100 });
-  for (const room of listed.rooms.filter((one) => one.premium)) await enter(room);
+  const shown = listed.rooms.filter((one) => one.premium || one.month_cents || one.session_cents);
+  const found = asked.has("room") ? await call("room.get", { room: asked.get("room") }) : {};
+  if (found.room && !shown.some((one) => one.id === found.room.id)) shown.unshift(found.room);
+  for (const room of shown) await enter(room);
   show("rooms", rooms.size > 0);
 }
 
@@ -165,7 +184,7 @@ async function start() {
   show("pretend", found.pretend);
   show("off", found.plans.length === 0);
   found.plans.forEach(offer);
-  if (location.search === "?paid") say(THANKS);
+  if (asked.has("paid")) say(THANKS);
   history.replaceState(null, "", "/pay");
   try { await resume(); } catch { token = ""; show("sign-in", true); }
 }

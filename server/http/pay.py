@@ -48,7 +48,7 @@ PAGE: Final = f"""<!doctype html>
 <div id="offers"></div>
 </section>
 <section id="rooms" hidden>
-<h2>Premium looprooms</h2>
+<h2>Premium and exclusive looprooms</h2>
 <ul id="doors"></ul>
 </section>
 </main>

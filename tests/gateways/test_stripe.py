@@ -12,10 +12,10 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from protocol.envelope import UserId
+from protocol.envelope import RoomId, UserId
 from protocol.refusals import ErrorCode, Refused
 from protocol.subscriptions import Tier
-from server.gateways.cards import Cards, Gone, Order, open_cards
+from server.gateways.cards import Cards, Declined, Gone, Order, PassOrder, TransferOrder, open_cards
 from server.gateways.standin.standin import Trouble
 from server.gateways.stripe import TOGETHER, WAITING, StripeCards
 from server.plans import plans
@@ -245,3 +245,59 @@ async def test_a_bug_of_ours_is_no_failure_of_stripe(stall: Booth, cards: Stripe
             lambda client: client.v1.customers.create_async({"emails": "x"})  # type: ignore[arg-type] # the point
         )
     assert not cards.breaker.open
+
+
+def pass_order(customer: str, **changes: Any) -> PassOrder:
+    """Return what somebody wants to come into."""
+    wanted = PassOrder(
+        user=USER,
+        customer=customer,
+        room=RoomId(UUID(int=9)),
+        title="Evenings",
+        cents=500,
+        monthly=True,
+        key="pass-1",
+        paid_url="http://shop/pay?paid",
+        left_url="http://shop/pay",
+    )
+    return msgspec.structs.replace(wanted, **changes)
+
+
+@pytest.mark.parametrize(("monthly", "mode"), [(True, "subscription"), (False, "payment")])
+async def test_a_pass(stall: Booth, cards: StripeCards, monthly: bool, mode: str) -> None:
+    """It says whose it is and for what on all that comes of it, at the price that it is told."""
+    customer = await cards.customer(USER, "c")
+    page = await cards.checkout_pass(pass_order(customer, monthly=monthly))
+    session = stall.stand_in.ledger.get("checkout.session", page.id)
+    assert (session["mode"], session["amount_total"], session["currency"]) == (mode, 500, "usd")
+    stall.stand_in.billing.complete(session)
+    made = stall.stand_in.ledger.objects[session["subscription"] or session["payment_intent"]]
+    mine = {"looprooms_user": str(USER), "looprooms_room": str(UUID(int=9))}
+    assert session["metadata"] == made["metadata"] == mine
+    if monthly:
+        await cards.cancel(made["id"])
+        assert made["status"] == "canceled"
+        with pytest.raises(Gone):
+            await cards.cancel(made["id"])
+    with pytest.raises(Gone):
+        await cards.checkout_pass(pass_order("cus_gone", key="other"))
+
+
+async def test_an_account_and_its_money(stall: Booth, cards: StripeCards) -> None:
+    """Made once, not ready before everything is told; what is given is given once, and found by its name."""
+    account = await cards.account(USER, "account-1")
+    assert account == await cards.account(USER, "account-1")
+    assert not await cards.account_ready(account)
+    assert account in await cards.account_link(account, "http://shop/again", "http://shop/pay")
+    order = TransferOrder(cents=700, account=account, name="payout-1")
+    with pytest.raises(Declined):
+        await cards.transfer(order)
+    stall.stand_in.connect.onboard(stall.stand_in.ledger.get("account", account))
+    assert await cards.account_ready(account)
+    assert await cards.transferred("payout-1") is None
+    made = await cards.transfer(order)
+    assert made == await cards.transfer(order) == await cards.transferred("payout-1")
+    assert await cards.transferred("payout-2") is None
+    for asking in (cards.account_ready("acct_gone"), cards.account_link("acct_gone", "http://a", "http://b")):
+        with pytest.raises(Gone):
+            await asking
