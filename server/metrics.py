@@ -96,6 +96,8 @@ class _NodeCollector(Collector):
                 "Events of persons read from Postgres because Redis lost them.",
                 node.person_events.healed,
             ),
+            ("broker_dropped", "Events that were not sent through Redis, or refused by it.", broker.dropped),
+            ("broker_reconnects", "Times that Redis carried events again after a loss.", broker.reconnects),
             ("subscriptions_ended", "Subscriptions that ended by this node's clock.", node.expiry.ended),
             ("replayed", "Events replayed to clients that came back.", node.replayed),
             ("snapshots", "Positions that could not be replayed.", node.snapshots),
