@@ -78,6 +78,7 @@ _REACT = "reactions, 1,000 people, 20,000/s"
 _IDLE = "10,000 idle connections, signed in, in a room"
 _CONNECT = "new signed-in connections"
 _STORM = "5,000 come back at once, two workers"
+_HTTP = "HTTP, 1,000 requests/s mixed, two workers"
 _NODES = "across two nodes, 1,000 on each, 400 lines/s"
 
 BARS: Final = (
@@ -128,6 +129,9 @@ BARS: Final = (
         _NODES, "the passing node within 10 % of its fan-out alone",
         _ratio("nodes", "CPU per delivery, node 2", "cue-400", "CPU per delivery, server"), "x", most=1.1,
     ),
+    Bar(_HTTP, "p95 below 200 ms", _figure("http", "all p95"), "ms", most=200),
+    Bar(_HTTP, "none refused", _figure("http", "refused"), "refused", most=0),
+    Bar(_HTTP, "statements in Postgres: p95 at most 50 ms", _figure("http", "statements p95 at most"), "ms", most=50),
     Bar("start", "second time to first welcome below 3 s", _figure("start", "first welcome after"), "s", most=3),
 )  # fmt: skip
 

@@ -19,6 +19,7 @@ from bench import (
     connects,
     fanout,
     growth,
+    http,
     idle,
     reactions,
     start,
@@ -82,6 +83,7 @@ RUNS: Final[Mapping[str, Run]] = {
     "connects": _of(lambda ground: connects.ask(connects.Question(), ground), 1000),
     "storm": _of(lambda ground: storm.ask(storm.Question(), ground), 5050, workers=2),
     "idle": _of(lambda ground: idle.ask(idle.Question(), ground), 10_000),
+    "http": _of(lambda ground: http.ask(http.Question(), ground), 50, workers=2),
     "start": _start,
     "peers": lambda site, turns: compare.ask(compare.Question(), site, turns),
     "peers-9000": lambda site, turns: compare.ask(

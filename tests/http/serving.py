@@ -22,6 +22,7 @@ from server.node import Node
 from server.passwords import Passwords
 from server.process.listening import listen
 from server.settings import Settings
+from tests.http.announced import Announced
 
 PASSWORD = "violets under a lamp"
 
@@ -82,6 +83,13 @@ class Site:
             writer.transport.abort()
 
 
+async def _announced(app: Starlette) -> Announced:
+    """Read the description without a connection: tests count those."""
+    within = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=within, base_url="http://127.0.0.1") as client:
+        return Announced((await client.get("/openapi.json")).json())
+
+
 @asynccontextmanager
 async def serving(settings: Settings, http: type[HttpConnection] = HttpConnection) -> AsyncIterator[Site]:
     """Run a node with its port."""
@@ -108,6 +116,7 @@ async def serving(settings: Settings, http: type[HttpConnection] = HttpConnectio
             assert not running.done()
             await asyncio.sleep(0.001)
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            client.event_hooks = {"response": [(await _announced(app)).check]}
             yield Site(node, app, client, port, server.server_state.connections)
     finally:
         server.should_exit = True
