@@ -106,12 +106,14 @@ set local statement_timeout = '{READ_SECONDS:.0f}s'
 """
 
 BEGIN_EXPORT = """
-with earlier as (
-    delete from export_pieces where export_id = $1
-)
 update exports set run = $2, rows_done = 0, rows_in_all = null
 where id = $1 and finished_at is null and expires_at > now()
 returning user_id
+"""
+
+# A statement of its own, after the row of the export is locked: so it sees the last piece that an earlier run has committed.
+DROP_PIECES = """
+delete from export_pieces where export_id = $1
 """
 
 # A run that was believed lost may go on beside the one that was begun in its place: it adds nothing any more.
@@ -183,10 +185,11 @@ async def find_export(pool: Pool, export: UUID, user: UserId) -> Export | None:
 async def make_export(pool: Pool, sealer: Sealer, export: UUID) -> None:
     """Write an export from its beginning. Nothing happens when it is finished, has expired, or its person has left."""
     run = uuid4()
-    async with answering(pool) as connection:
+    async with answering(pool) as connection, connection.transaction():
         user = await connection.fetchval(BEGIN_EXPORT, export, run)
-    if user is None:
-        return
+        if user is None:
+            return
+        await connection.execute(DROP_PIECES, export)
     async with (
         answering(pool) as reading,
         reading.transaction(isolation="repeatable_read", readonly=True),

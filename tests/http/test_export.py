@@ -15,6 +15,7 @@ from storage import privacy
 from storage.privacy import PARTS, ask_export, find_export, make_export
 from tests.http.conftest import Servers
 from tests.leaving import DEVICE, Member, Town, town
+from tests.stores import until_blocked
 
 SAID = "the plums that were in the icebox"
 
@@ -192,6 +193,28 @@ async def test_its_node_dies_in_the_middle(place: Town, monkeypatch: pytest.Monk
     document = msgspec.json.decode("".join(pieces))
     assert [line["text"] for line in document["chat_lines"]][-1] == "said later"
     assert len(pieces) == await place.pool.fetchval("select count(*) from export_pieces")
+
+
+async def test_a_piece_is_committed_while_another_node_begins(place: Town) -> None:
+    """The last piece of the run before is dropped with the others, however late its commit came."""
+    await place.sites[0].node.jobs.aclose()
+    ada = await place.member("Ada")
+    stores = place.sites[0].node.stores
+    export = await ask_export(stores.pool, ada.id)
+    async with place.pool.acquire() as connection:
+        writing = connection.transaction()
+        await writing.start()
+        await connection.execute("update exports set rows_done = 1 where id = $1", export.id)
+        await connection.execute(
+            "insert into export_pieces (id, export_id, place, sealed_text) values (gen_random_uuid(), $1, 0, '')",
+            export.id,
+        )
+        beginning = asyncio.create_task(make_export(stores.pool, stores.sealer, export.id))
+        await until_blocked(place.pool)
+        await writing.commit()
+    await beginning
+    pieces = [piece async for piece in privacy.read_export(stores.pool, stores.sealer, export.id, ada.id)]
+    assert msgspec.json.decode("".join(pieces))["chat_lines"] == []
 
 
 async def test_its_person_leaves_in_the_middle(place: Town) -> None:
