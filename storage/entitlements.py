@@ -67,8 +67,13 @@ def newer(one: Seen, other: Seen) -> Seen:
 
 
 def tied(one: Seen, other: Seen) -> bool:
-    """Say whether their order is a guess: they are of the same second, and differ."""
-    return one.at == other.at and one.subscription != other.subscription
+    """Say whether their order is a guess: they are of the same second, and differ.
+
+    It is none where one of them can only be the first of a life, as at every beginning that is paid at once, or the last.
+    """
+    states = one.subscription, other.subscription
+    sure = any(state.over or state.status == _LIFE[0] for state in states)
+    return one.at == other.at and states[0] != states[1] and not sure
 
 
 def _order(seen: Seen) -> tuple[bool, int, int, int, bool, bytes]:

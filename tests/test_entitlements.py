@@ -221,12 +221,22 @@ def test_nothing_comes_after_the_end() -> None:
 
 def test_a_tie_is_a_guess_and_always_the_same() -> None:
     """Two states of one second are put into the order of a life, and are known to be unsure."""
-    one, other = LIFE[0], LIFE[1]
+    one = Seen(START, subscription("active"))
+    other = Seen(START, subscription("active", cancel_at_period_end=True))
     assert tied(one, other)
+    assert tied(other, one)
     assert newer(one, other) is newer(other, one) is other
     assert not tied(one, one)
-    assert not tied(LIFE[1], LIFE[2])
-    assert not tied(one, Seen(START, subscription("incomplete")))
+    assert not tied(one, Seen(START, subscription("active")))
+    assert not tied(one, Seen(START + 1, other.subscription))
+
+
+@pytest.mark.parametrize("sure", [subscription("incomplete"), LIFE[-1].subscription])
+def test_a_beginning_and_an_end_are_no_guess(sure: SubscriptionObject) -> None:
+    """Nothing comes before the one or after the other, so a purchase asks nobody anything."""
+    one, other = Seen(START, sure), Seen(START, subscription("active"))
+    assert not tied(one, other)
+    assert not tied(other, one)
 
 
 states = st.builds(

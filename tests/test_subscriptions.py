@@ -325,6 +325,8 @@ async def test_what_has_ended_ends_by_our_own_clock(open_shop: Shop) -> None:
     client = await open_shop.nodes.come(ada, open_shop.sites[0])
     subscription = await open_shop.subscribe(ada)
     await open_shop.stands(ada, *PAID)
+    looks = "select count(*) from jobs where kind = 'subscriptions.look'"
+    assert await open_shop.pool.fetchval(looks) == 0  # nobody but the clock
     heard = ada.heard[client]
     await until(lambda: changes(heard) and changes(heard)[-1].tier is Tier.PREMIUM_MONTHLY)
     await open_until(client, room)
