@@ -426,7 +426,7 @@ def test_is_freed_at_once() -> None:
         scene.loop.advance(60.0)
         scene.received.clear()
         del guest
-        mine = [one for one in gc.get_objects() if isinstance(one, Connection) and one._hub is scene.hub]
+        mine = [one for one in gc.get_objects() if type(one) is Connection and one._hub is scene.hub]
         assert mine == []
     finally:
         gc.enable()

@@ -28,6 +28,8 @@ def sample(message: type[Struct]) -> Any:
 
 def _strategy(kind: mi.Type) -> st.SearchStrategy[Any]:
     match kind:
+        case mi.Metadata(type=described):
+            return _strategy(described)
         case mi.StructType(cls=cls, fields=fields):
             return st.builds(cls, **{field.name: _field(field) for field in fields})
         case mi.UnionType(types=types):
@@ -61,6 +63,8 @@ def _field(field: mi.Field) -> st.SearchStrategy[Any]:
 
 def _sample(kind: mi.Type, name: str) -> Any:
     match kind:
+        case mi.Metadata(type=described):
+            return _sample(described, name)
         case mi.StructType(cls=cls, fields=fields):
             return cls(**{field.name: _sample(field.type, field.name) for field in fields})
         case mi.UnionType(types=types):

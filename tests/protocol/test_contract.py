@@ -25,6 +25,8 @@ def wire_of(message: type[Struct]) -> dict[str, Any]:
 def past(kind: mi.Type, right: Any) -> list[Any]:
     """Return values just past the bounds of a field; `right` is one within."""
     match kind:
+        case mi.Metadata(type=described):
+            return past(described, right)
         case mi.UnionType(types=types):
             return [value for one in types for value in past(one, right)]
         case mi.StrType(min_length=least, max_length=most):

@@ -325,8 +325,9 @@ async def test_a_snapshot_that_is_refused_is_a_departure(peer: Peer) -> None:
 async def test_who_does_not_iterate_slows_the_socket_and_not_the_memory(peer: Peer) -> None:
     """The server's writes come to a stand; when the reader goes on, everything is there, and nobody was declared dead."""
     async with meeting(peer, at=0, waiting=10, heartbeat=0.1, patience=0.1) as (client, server):
-        count = 3000
-        speaking = asyncio.create_task(server.says(*(said(n, "x" * 2000) for n in range(1, count + 1))))
+        count = 2000
+        # Far more than the kernel keeps for the two.
+        speaking = asyncio.create_task(server.says(*(said(n, "x" * 10_000) for n in range(1, count + 1))))
         done, _ = await asyncio.wait({speaking}, timeout=0.5)
         assert not done
         assert client.waiting <= 10
