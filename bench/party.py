@@ -85,8 +85,8 @@ class Party:
         """Wait until it is quiet, and forget what was counted until then."""
         heard = -1
         until = time.monotonic() + SETTLE_SECONDS
-        while heard != self.house.bytes and time.monotonic() < until:
-            heard = self.house.bytes
+        while heard != self.house.messages and time.monotonic() < until:
+            heard = self.house.messages
             await asyncio.sleep(QUIET_SECONDS)
         self.house.counts.clear()
         self.house.times.clear()

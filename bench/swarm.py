@@ -34,6 +34,7 @@ class Newcomer(asyncio.Protocol):
         self.seat = seat
         self.joined: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.heard_at = 0.0
+        """When a message came last; pings don't count, of which thousands of connections have some at any time."""
         self._tongue = tongue
         self._steps = tongue.enter(seat)
         self._request = opening_request(host, port, tongue.subprotocol, tongue.path)
@@ -47,7 +48,6 @@ class Newcomer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the next step."""
-        self.heard_at = time.monotonic()
         data = self._held + data
         if not self._opened:
             head, end, data = data.partition(b"\r\n\r\n")
@@ -58,6 +58,7 @@ class Newcomer(asyncio.Protocol):
                 self._fail(f"the handshake was refused: {head.splitlines()[0].decode(errors='replace')}")
                 return
             self._opened = True
+            self.heard_at = time.monotonic()
             self._step(None)
         end_of_last = 0
         for opcode, _, payload, end_of_last in frames(data):
@@ -83,6 +84,7 @@ class Newcomer(asyncio.Protocol):
                 f"closed with {int.from_bytes(payload[:2], 'big')} {payload[2:].decode(errors='replace')}"
             )
         else:
+            self.heard_at = time.monotonic()
             for message in _messages(self._tongue, payload):
                 if self.joined.done():
                     self._keep_alive(message)

@@ -46,6 +46,7 @@ class House:
         self.source = None if source is None else (source, 0)
         self.counts: Counter[str] = Counter()
         self.bytes = 0
+        self.messages = 0
         self.window = (0, 0)
         """Only what was due in this span (monotonic nanoseconds) is timed."""
         self.times: defaultdict[str, Histogram] = defaultdict(Histogram)
@@ -53,6 +54,7 @@ class House:
 
     def read(self, payload: bytes) -> AnyReply:
         """Return the message of a payload."""
+        self.messages += 1
         known = self._read.get(payload)
         if known is not None:
             return known
