@@ -25,7 +25,7 @@ from bench import (
     start,
     storm,
 )
-from bench.bars import FLOOR, SOCKET_IO
+from bench.bars import SOCKET_IO
 from bench.costs import costs_from
 from bench.ground import Ground, Site, opened
 from bench.machine import machine_line
@@ -87,7 +87,7 @@ RUNS: Final[Mapping[str, Run]] = {
     "start": _start,
     "peers": lambda site, turns: compare.ask(compare.Question(), site, turns),
     "peers-9000": lambda site, turns: compare.ask(
-        compare.Question(members=9000, rates="5", only=FLOOR, ours=False), site, turns
+        compare.Question(members=9000, rates="5", only="the floor", ours=False), site, turns
     ),
     "peers-rooms": lambda site, turns: compare.ask(
         compare.Question(members=100, rooms=100, rates="20,50", authors=2, only=SOCKET_IO), site, turns

@@ -18,6 +18,7 @@ from bench.histogram import Histogram
 from bench.machine import machine
 from bench.roomlog import Unexpected
 
+_PLACES = frozenset({"--lock", "--data", "--results", "--readme", "--json", "--table", "--to"})
 MORE, LESS = "more", "less"
 """What is better."""
 
@@ -98,11 +99,23 @@ def new_result(
         title=title,
         asks=" ".join((asks or "").split("\n\n", 1)[0].split()),
         at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        command=shlex.join(["python", "-m", "bench", *what_was_asked(sys.argv[1:])]),
         question=msgspec.to_builtins(question),
         conditions=dict(conditions),
         machine=machine(),
     )
+
+
+def what_was_asked(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command without those that only say where files are: they mean nothing elsewhere."""
+    asked: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in _PLACES:
+            next(rest, None)
+        elif argument.partition("=")[0] not in _PLACES:
+            asked.append(argument)
+    return asked
 
 
 def curve(name: str, counts: Mapping[int, int]) -> Curve:

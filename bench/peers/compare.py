@@ -257,7 +257,11 @@ def table(rates: Sequence[float], records: dict[str, Record]) -> Table:
         row = [name, f"{record.most():,.0f}", f"{statistics.median(record.idle):.1%}"]
         for rate in rates:
             cpu, p99 = record.median(rate, "cpu"), record.median(rate, "p99")
-            row += ["full", "full"] if cpu is None or p99 is None else [f"{cpu:.2f} us", f"{p99:,.1f} ms"]
+            row += (
+                ["full", "full"]
+                if cpu is None or p99 is None
+                else [f"{cpu:.2f} us", f"{p99:,.1f} ms" if p99 else "nothing"]
+            )
         rows.append(row)
     note = (
         "CPU is of the server's process, per event received by one connection; idle is its share of a core when all are there "

@@ -19,6 +19,7 @@ from bench.result import (
     new_result,
     read,
     two_columns,
+    what_was_asked,
     write,
 )
 from bench.roomlog import Unexpected
@@ -92,3 +93,9 @@ def test_columns_stand_under_each_other() -> None:
 def test_this_machine_is_known() -> None:
     """The commit is part of it."""
     assert machine()["commit"]
+
+
+def test_a_command_is_kept_without_its_places() -> None:
+    """What was asked can be asked elsewhere; where files were means nothing there."""
+    given = ["figures", "idle", "--lock", "/x/y", "--data=/x", "--rate", "5", "--json", "out.json"]
+    assert what_was_asked(given) == ["figures", "idle", "--rate", "5"]
