@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], object], within: float = 5.0) -> float:
+async def until(condition: Callable[[], object], within: float = 20.0) -> float:
     """Wait until `condition`, which may be awaitable, is true and return the seconds that it took; fail after `within`."""
     began = time.monotonic()
     while True:

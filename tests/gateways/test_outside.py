@@ -161,7 +161,9 @@ async def test_a_crowd_at_a_service_that_hangs(peer: Peer, outside: Outside) -> 
         return loop.time() - began
 
     waits = sorted(await asyncio.gather(*(call() for _ in range(3 * WAITING))))
-    assert len(peer.requests) < 2 * TOGETHER  # a few got a place in their last moment
+    assert (
+        len(peer.requests) <= 3 * TOGETHER
+    )  # some got a place in their last moment, more of them on a slow machine
     assert waits[2 * WAITING - 1] < SECONDS <= waits[2 * WAITING]
 
 
