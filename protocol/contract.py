@@ -6,7 +6,18 @@ from typing import Any, Union, get_args
 
 import msgspec
 
-from protocol import chat, moderation, passes, people, presence, reactions, rooms, session, subscriptions
+from protocol import (
+    chat,
+    moderation,
+    passes,
+    people,
+    presence,
+    reactions,
+    relations,
+    rooms,
+    session,
+    subscriptions,
+)
 from protocol.envelope import Answer, Command, Error, Event
 
 JSON_SUBPROTOCOL = "looprooms.v1+json"
@@ -44,6 +55,7 @@ AnyEvent = Union[  # noqa: UP007
     passes.Events,
     moderation.Events,
     people.Events,
+    relations.Events,
 ]
 AnyReply = Union[AnyAnswer, AnyEvent]  # noqa: UP007
 

@@ -32,6 +32,7 @@ from storage import (
     person_events,
     previews,
     reactions,
+    relations,
     rooms,
     session,
     subscriptions,
@@ -71,6 +72,7 @@ PARTS: Final[tuple[Part, ...]] = (
     *ledger.PARTS,
     *person_events.PARTS,
     *moderation.PARTS,
+    *relations.PARTS,
     EXPORTS_OF,
 )
 """What every table holds of a person. `Part.stays` is the whole list of what is left when they have gone."""

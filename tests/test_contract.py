@@ -15,7 +15,18 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from protocol import chat, moderation, passes, people, presence, reactions, rooms, session, subscriptions
+from protocol import (
+    chat,
+    moderation,
+    passes,
+    people,
+    presence,
+    reactions,
+    relations,
+    rooms,
+    session,
+    subscriptions,
+)
 from protocol.codec import JSON, MSGPACK
 from protocol.contract import (
     ANSWERS,
@@ -33,7 +44,7 @@ from tests.protocol.messages import sample
 WIRE = Path(__file__).parent / "wire" / "v1.json"
 RECORDED: dict[str, dict[str, Any]] = json.loads(WIRE.read_text()) if WIRE.exists() else {}
 DIRECTIONS = {"commands": COMMANDS, "replies": (*ANSWERS, *EVENTS)}
-DOMAINS = (session, rooms, presence, chat, reactions, subscriptions, passes, moderation, people)
+DOMAINS = (session, rooms, presence, chat, reactions, subscriptions, passes, moderation, people, relations)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
