@@ -295,6 +295,9 @@ async def standing_in(kind: str, *redirect_uris: str) -> AsyncIterator[StandIn]:
     stand_in = StandIn(kind, redirect_uris)
     stand_in.answering.set()
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+    )  # asyncio does it for its own sockets alone
     stand_in.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     config = uvicorn.Config(
         Starlette(routes=stand_in.routes()),

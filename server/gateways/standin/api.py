@@ -73,15 +73,22 @@ class Api:
         key = request.headers.get("idempotency-key") if operation.method == "POST" else None
         asked = hashlib.sha256(json.dumps([request.url.path, form], sort_keys=True).encode()).hexdigest()
         if key is not None and (known := self._known(key, asked)) is not None:
-            return _response(200, known, replayed=True)
-        answer: Object = public(operation.run(form, ids))
+            return _response(known["status"], known["answer"], replayed=True)
+        status, answer = 200, None
+        try:
+            answer = public(operation.run(form, ids))
+        except StripeProblem as problem:
+            if not problem.done:
+                raise
+            status, answer = problem.status, problem.body()
         if key is not None:
-            self._ledger.keys[key] = {"at": self._ledger.now(), "asked": asked, "answer": answer}
+            at = self._ledger.now()
+            self._ledger.keys[key] = {"at": at, "asked": asked, "status": status, "answer": answer}
         self._done()
-        return _response(200, answer)
+        return _response(status, answer)
 
     def _known(self, key: str, asked: str) -> Object | None:
-        """Return what was answered to the same under this key. Raises `StripeProblem` when it was something else."""
+        """Return what was answered to the same under this key, a no too. Raises `StripeProblem` when it was something else."""
         if len(key) > _LONGEST_KEY:
             raise StripeProblem(400, "idempotency_key_invalid", "The idempotency key is too long.")
         known = self._ledger.keys.get(key)
@@ -90,8 +97,7 @@ class Api:
         if known["asked"] != asked:
             message = "Keys for idempotent requests can only be used with the same parameters they were first used with."
             raise StripeProblem(400, "idempotency_key_reused", message, kind="idempotency_error")
-        answer: Object = known["answer"]
-        return answer
+        return known
 
 
 def _pattern(path: str) -> re.Pattern[str]:

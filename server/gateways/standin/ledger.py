@@ -35,7 +35,7 @@ PREFIXES: Final = {
     "account": "acct",
     "transfer": "tr",
     "transfer_reversal": "trr",
-    "payout": "po",
+    "topup": "tu",
     "event": "evt",
 }
 

@@ -6,7 +6,10 @@ from typing import Any
 
 
 class StripeProblem(Exception):  # noqa: N818 - Stripe's word is "error", ours is taken
-    """An answer that is an error, with Stripe's own type and code."""
+    """An answer that is an error, with Stripe's own type and code.
+
+    With `done` it was looked into, not only at what was asked: then the same is answered to the same key, as any other answer is.
+    """
 
     def __init__(
         self,
@@ -16,6 +19,7 @@ class StripeProblem(Exception):  # noqa: N818 - Stripe's word is "error", ours i
         *,
         kind: str = "invalid_request_error",
         param: str | None = None,
+        done: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -23,6 +27,7 @@ class StripeProblem(Exception):  # noqa: N818 - Stripe's word is "error", ours i
         self.message = message
         self.kind = kind
         self.param = param
+        self.done = done
 
     def body(self) -> dict[str, Any]:
         """Return the JSON of the answer."""

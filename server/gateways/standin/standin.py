@@ -110,6 +110,9 @@ class _Server(uvicorn.Server):
 async def serving(stand_in: StandIn, *, alive: bool = True) -> AsyncIterator[StandIn]:
     """Serve a stand-in on a free port of loopback until the block ends; `alive` lets its time pass by itself."""
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+    )  # asyncio does it for its own sockets alone
     stand_in.base = f"http://127.0.0.1:{listener.getsockname()[1]}"
     config = uvicorn.Config(
         stand_in.app,
