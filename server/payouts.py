@@ -1,18 +1,18 @@
-"""Payouts: creators are paid every month what they have earned, exactly once, whatever dies in between."""
+"""Payouts: creators are paid every month what they have earned, exactly once, whatever dies or stands still in between."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from server.gateways.cards import Declined, Gone, TransferOrder
-from server.jobs import DAY, GiveUp, performs
+from server.gateways.cards import Declined, Gone, NotAtHand, TransferOrder
+from server.jobs import DAY, GiveUp, TryAgain, performs
 from server.payments import Taking, takes
 from storage import jobs, payouts
 from storage.jobs import Job, Periodic
-from storage.payment_objects import AccountObject
-from storage.payouts import PayCreator
+from storage.payment_objects import AccountObject, TransferObject
+from storage.payouts import ANEW_HOURS, PayCreator, TakeBack, Transfer
 from storage.pools import months
 from storage.postgres.pool import answering
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from server.node import Node
 
 _LOGGER = logging.getLogger("looprooms.payouts")
+
+
+ASK_SECONDS: Final = 30.0
+"""How long after it was looked for, and noted, a transfer is asked for: of the hours after which a payout is begun anew the least part."""
+NOT_AT_HAND: Final = "balance_insufficient"
+"""Why a payout waits: what was paid is not at hand yet. The provider's own word, which an operator finds in its documents."""
 
 
 class LookAtAccount(Job, tag="payouts.account"):
@@ -77,14 +83,42 @@ async def pay(node: Node, job: PayCreator) -> None:
     payout = await payouts.begin(pool, job.creator, job.period, node.settings.payout_cents_least)
     if payout is None:
         return
-    # The provider knows an idempotency key for a day. A transfer that was made before is found by its group for ever.
     transfer = await node.cards.transferred(payout.name)
     if transfer is None:
-        order = TransferOrder(cents=payout.cents, account=payout.account, name=payout.name)
+        until = node.cards.clock() + ASK_SECONDS
+        order = TransferOrder(cents=payout.cents, account=payout.account, name=payout.name, until=until)
+        if not await payouts.ask(pool, payout):
+            return  # somebody else was faster
         try:
             transfer = await node.cards.transfer(order)
-        except (Declined, Gone):
+        except (Declined, Gone) as no:
             _LOGGER.warning("a payout of %s was declined: its creator's account takes nothing", job.period)
-            await payouts.decline(pool, payout)
+            await payouts.decline(pool, payout, no.code if isinstance(no, Declined) else "account_gone")
             return
+        except NotAtHand:
+            await payouts.wait(pool, payout, NOT_AT_HAND)
+            raise TryAgain(NOT_AT_HAND, after=ANEW_HOURS * 3600.0) from None
     await payouts.finish(pool, payout, transfer)
+
+
+@takes("transfer")
+async def transfer_made(taking: Taking) -> None:
+    """Book a transfer that nobody was left to book; take back one that is not the payout's."""
+    transfer = taking.object(TransferObject)
+    payout = payouts.payout_of(transfer.transfer_group or "")
+    if payout is not None and taking.event.type == "transfer.created":
+        await payouts.found(taking.connection, *payout, Transfer(transfer.id, transfer.amount))
+
+
+@performs(TakeBack, attempts=100, backoff=60.0)
+async def take_back(node: Node, job: TakeBack) -> None:
+    """Reverse a transfer that is no payout's."""
+    if node.cards is None:
+        raise GiveUp("nothing is paid here")
+    _LOGGER.error("a creator was given money twice, and it is taken back")
+    try:
+        await node.cards.take_back(job.transfer)
+    except Gone:
+        raise GiveUp("the provider does not have it") from None
+    except NotAtHand:
+        raise TryAgain(NOT_AT_HAND, after=ANEW_HOURS * 3600.0) from None

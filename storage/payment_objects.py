@@ -190,6 +190,14 @@ class AccountObject(Struct, frozen=True, kw_only=True):
         return self.payouts_enabled and self.capabilities.get("transfers") == "active"
 
 
+class TransferObject(Struct, frozen=True, kw_only=True):
+    """Money that was given to a creator. `amount` is in cents; the group is what it was made for."""
+
+    id: str
+    amount: int
+    transfer_group: str | None = None
+
+
 def room_of(metadata: dict[str, str]) -> RoomId | None:
     """Return the looproom that something is a pass to."""
     try:

@@ -7,22 +7,43 @@ The steps are transactions of their own, because between them the provider is as
 3. paid: nothing happens;
 4. declined by the provider: the money is the creator's again, and it is begun anew, as another attempt, when they can be paid;
 5. not enough, or they can't be paid yet: nothing happens, what was earned waits.
+
+Why nobody is paid twice, although a node may stand still between any two steps while others go on:
+
+- A payout has one name for ever, of its creator and month and not of its attempt. It is the key of the transfer, and the group
+  that the transfer is found by. The provider remembers a key for at least a day, and within that does what was asked with it
+  once: whoever else asks gets the same answer, or is refused because the order is another one.
+- Whoever asks has noted it before (`ask`), by Postgres' clock, while the attempt was the one that counts, and does it within a
+  minute of their own clock, which began before the note, or not at all. No clocks are compared, only how long a minute and a day
+  are. So `ANEW_HOURS` after the last note nobody asks any more, and not earlier is a payout begun anew, or asked for again after a
+  no, which the provider remembers as well. Then it is looked for by its group first: a transfer that was made meanwhile is booked,
+  for what it was, and no other is made.
+- While a payout of a creator is declined no other one of theirs is begun: it is that one that is begun anew. So the money that
+  was set aside for it is in no other.
+- Only a machine whose clock stands still as well does not see its minute pass. When it goes on more than a day after somebody
+  else's transfer, what it asks for is made. The provider tells of each transfer, and one that is not the payout's is taken back
+  (`found`).
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from uuid import UUID
 
 from msgspec import Struct
 
 from protocol.envelope import UserId
-from storage.jobs import Job
+from storage.jobs import Job, enqueue
 from storage.ledger import CARDS, Booking, balance, book, creator_of, earnings
-from storage.postgres.pool import Pool, answering
+from storage.postgres.pool import Connection, Pool, answering
 
 LEAST_OF_LEFT: Final = 1
 """Who has left for good is paid whatever there is."""
+ANEW_HOURS: Final = 25
+"""After so long an answer of the provider is forgotten, its own clock and ours being an hour apart at most."""
+
+_NAME: Final = re.compile("payout-([0-9a-f-]{36})-([0-9]{4}-[0-9]{2})")
 
 ACCOUNT = """
 select id, account, payable from creators where user_id = $1
@@ -42,7 +63,8 @@ select exists (select from creators where account = $1)
 
 # What was earned is a credit, which is negative.
 DUE = """
-select c.id, $2::text as period from creators c
+select c.id, coalesce((select min(period) from payouts where payee_id = c.id and state = 'declined'), $2::text) as period
+from creators c
 where c.payable and -coalesce((select sum(cents) from ledger_entries where account = 'earnings:' || c.id), 0)
     >= case when c.user_id is null then 1 else $1::bigint end
 union
@@ -53,20 +75,40 @@ LOCK_CREATOR = """
 select account, payable, user_id is null as gone from creators where id = $1 for update
 """
 
-FIND = """
-select attempt, cents, account, state from payouts where payee_id = $1 and period = $2
+FIND = f"""
+select attempt, cents, account, state, transfer,
+    coalesce(asked_at > clock_timestamp() - make_interval(hours => {ANEW_HOURS}), false) as fresh
+from payouts where payee_id = $1 and period = $2
+"""
+
+OTHER_DECLINED = """
+select exists (select from payouts where payee_id = $1 and period <> $2 and state = 'declined')
 """
 
 BEGIN = """
 insert into payouts (payee_id, period, cents, account, state) values ($1, $2, $3, $4, 'begun')
 on conflict (payee_id, period) do update set
-    attempt = payouts.attempt + 1, cents = excluded.cents, account = excluded.account, state = 'begun', begun_at = now()
+    attempt = payouts.attempt + 1, cents = excluded.cents, account = excluded.account, state = 'begun', begun_at = now(),
+    reason = null
 returning attempt
 """
 
-END = """
-update payouts set state = $3, transfer = $4 where payee_id = $1 and period = $2 and attempt = $5 and state = 'begun'
+ASK = """
+update payouts set asked_at = clock_timestamp() where payee_id = $1 and period = $2 and attempt = $3 and state = 'begun'
 returning true
+"""
+
+WAIT = """
+update payouts set reason = $4 where payee_id = $1 and period = $2 and attempt = $3 and state = 'begun'
+"""
+
+DECLINE = """
+update payouts set state = 'declined', reason = $4 where payee_id = $1 and period = $2 and attempt = $3 and state = 'begun'
+returning true
+"""
+
+PAY = """
+update payouts set state = 'paid', transfer = $3, reason = null where payee_id = $1 and period = $2
 """
 
 # Nobody is asked for an account any more that belongs to nobody.
@@ -105,7 +147,36 @@ class Payout(Struct, frozen=True):
     @property
     def name(self) -> str:
         """What it is called at the provider, and in the ledger."""
-        return f"payout-{self.creator}-{self.period}-{self.attempt}"
+        return name_of(self.creator, self.period)
+
+    @property
+    def attempt_name(self) -> str:
+        """What this attempt at it is called in the ledger."""
+        return f"{self.name}-{self.attempt}"
+
+
+class Transfer(Struct, frozen=True):
+    """Money that was given to a creator, as the provider has it."""
+
+    id: str
+    cents: int
+
+
+class TakeBack(Job, tag="payouts.take_back"):
+    """A transfer was made that is no payout's."""
+
+    transfer: str
+
+
+def name_of(creator: UUID, period: str) -> str:
+    """Name a payout."""
+    return f"payout-{creator}-{period}"
+
+
+def payout_of(name: str) -> tuple[UUID, str] | None:
+    """Return the creator and the month of a payout's name; None when it is none."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else (UUID(match[1]), match[2])
 
 
 async def account_of(pool: Pool, user: UserId) -> Account:
@@ -154,7 +225,11 @@ async def begin(pool: Pool, creator: UUID, period: str, least: int) -> Payout | 
         row = await connection.fetchrow(FIND, creator, period)
         if row is not None and row["state"] == "begun":
             return Payout(creator, period, row["attempt"], row["cents"], row["account"])
-        if (row is not None and row["state"] == "paid") or not who["payable"] or who["account"] is None:
+        if row is not None and (row["state"] == "paid" or row["fresh"]):
+            return None
+        if not who["payable"] or who["account"] is None:
+            return None
+        if await connection.fetchval(OTHER_DECLINED, creator, period):
             return None
         cents = -await balance(connection, earnings(creator))
         if cents < (LEAST_OF_LEFT if who["gone"] else least):
@@ -162,30 +237,63 @@ async def begin(pool: Pool, creator: UUID, period: str, least: int) -> Payout | 
         attempt = await connection.fetchval(BEGIN, creator, period, cents, who["account"])
         payout = Payout(creator, period, attempt, cents, who["account"])
         entries = {earnings(creator): cents, _under_way(creator): -cents}
-        await book(connection, Booking(cause=f"begun:{payout.name}", kind="payout", entries=entries))
+        await book(connection, Booking(cause=f"begun:{payout.attempt_name}", kind="payout", entries=entries))
     return payout
 
 
-async def finish(pool: Pool, payout: Payout, transfer: str) -> None:
+async def ask(pool: Pool, payout: Payout) -> bool:
+    """Note that the provider is asked from now on; False when this attempt does not count any more. Ask within the deadline, or not."""
+    async with answering(pool) as connection:
+        return await connection.fetchval(ASK, payout.creator, payout.period, payout.attempt) is not None
+
+
+async def wait(pool: Pool, payout: Payout, reason: str) -> None:
+    """Note why a payout is not transferred yet. It stays set aside."""
+    async with answering(pool) as connection:
+        await connection.execute(WAIT, payout.creator, payout.period, payout.attempt, reason)
+
+
+async def finish(pool: Pool, payout: Payout, transfer: Transfer) -> None:
     """Book that a payout was transferred."""
     async with answering(pool) as connection, connection.transaction():
-        creator, cents = payout.creator, payout.cents
-        await connection.fetchrow(LOCK_CREATOR, creator)
-        await connection.fetchval(END, creator, payout.period, "paid", transfer, payout.attempt)
-        entries = {_under_way(creator): cents, CARDS: -cents}
-        await book(connection, Booking(cause=f"paid:{payout.name}", kind="transfer", entries=entries))
+        await found(connection, payout.creator, payout.period, transfer)
 
 
-async def decline(pool: Pool, payout: Payout) -> None:
+async def found(connection: Connection, creator: UUID, period: str, transfer: Transfer) -> None:
+    """Book a transfer that was made for a payout, whatever became of that meanwhile, once; one too many is taken back.
+
+    It may be one of an attempt before, that was believed to be declined: it is booked for what it was.
+    """
+    if await connection.fetchrow(LOCK_CREATOR, creator) is None:
+        return
+    row = await connection.fetchrow(FIND, creator, period)
+    if row is None:
+        return
+    if row["state"] == "paid":
+        if row["transfer"] != transfer.id:
+            await enqueue(connection, TakeBack(transfer=transfer.id), key=transfer.id)
+        return
+    await connection.execute(PAY, creator, period, transfer.id)
+    name = name_of(creator, period)
+    if more := transfer.cents - (row["cents"] if row["state"] == "begun" else 0):
+        entries = {earnings(creator): more, _under_way(creator): -more}
+        await book(connection, Booking(cause=f"corrected:{name}", kind="payout", entries=entries))
+    entries = {_under_way(creator): transfer.cents, CARDS: -transfer.cents}
+    await book(connection, Booking(cause=f"paid:{name}", kind="transfer", entries=entries))
+
+
+async def decline(pool: Pool, payout: Payout, reason: str) -> None:
     """Give back what was set aside: the provider takes nothing for this account now."""
     async with answering(pool) as connection, connection.transaction():
         creator, cents = payout.creator, payout.cents
         await connection.fetchrow(LOCK_CREATOR, creator)
-        if await connection.fetchval(END, creator, payout.period, "declined", None, payout.attempt) is None:
+        if await connection.fetchval(DECLINE, creator, payout.period, payout.attempt, reason) is None:
             return
         await connection.execute(SET_PAYABLE, payout.account, False)
         entries = {_under_way(creator): cents, earnings(creator): -cents}
-        await book(connection, Booking(cause=f"declined:{payout.name}", kind="payout", entries=entries))
+        await book(
+            connection, Booking(cause=f"declined:{payout.attempt_name}", kind="payout", entries=entries)
+        )
 
 
 def _under_way(creator: UUID) -> str:

@@ -10,11 +10,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from protocol.refusals import ErrorCode, Refused
+from server.gateways.cards import NotAtHand, TransferOrder
 from server.gateways.standin.standin import Trouble
 from server.payouts import enqueue_payouts
 from storage import payouts, statements
 from storage.ledger import Booking, book, earnings
-from storage.payouts import Payout
+from storage.payouts import Payout, Transfer
 from storage.postgres.pool import Pool
 from tests.backstage import Backstage, backstage
 from tests.redis.valkeys import Valkey
@@ -37,8 +38,9 @@ async def creator_id(back: Backstage) -> UUID:
 
 
 async def earn(back: Backstage, cents: int) -> UUID:
-    """Let the host earn something."""
+    """Let the host earn something, which lies at the provider."""
     creator = await creator_id(back)
+    back.shop.stand_in.connect.top_up(cents)
     entries = {"cards": cents, earnings(creator): -cents}
     async with back.shop.pool.acquire() as connection, connection.transaction():
         await book(connection, Booking(cause=f"sale:{uuid4()}", kind="sale", entries=entries, room=back.room))
@@ -151,7 +153,7 @@ async def test_whoever_comes_after_a_death_goes_on(back: Backstage, step: str) -
     if step != "begun":
         made = back.shop.stand_in.connect.transfer(5000, "usd", account["id"], begun.name, {})
         if step == "finished":
-            await payouts.finish(pool, begun, made["id"])
+            await payouts.finish(pool, begun, Transfer(made["id"], 5000))
     await earn(back, 700)
     await paid(back, "2026-12")
     assert [transfer["amount"] for transfer in transfers(back)] == [5000]
@@ -168,7 +170,9 @@ async def test_two_begin_at_the_same_time(back: Backstage) -> None:
     begun = await asyncio.gather(*(payouts.begin(back.shop.pool, creator, MONTH, 1) for _ in range(5)))
     assert begun == [begun[0]] * 5
     assert isinstance(begun[0], Payout)
-    await asyncio.gather(*(payouts.finish(back.shop.pool, begun[0], "tr_1") for _ in range(5)))
+    await asyncio.gather(
+        *(payouts.finish(back.shop.pool, begun[0], Transfer("tr_1", 5000)) for _ in range(5))
+    )
     assert await back.sums() == {}
     assert await payouts.begin(back.shop.pool, creator, MONTH, 1) is None
 
@@ -184,11 +188,67 @@ async def test_an_account_that_takes_nothing(back: Backstage) -> None:
     assert not await payable(back)
     back.shop.stand_in.connect.onboard(account)
     await eventually(lambda: payable(back))
+    await earn(back, 700)
+    await paid(back)
+    assert transfers(back) == [], "the provider says for a day what it has said"
+    await a_day_passes(back)
+    await paid(back, "2026-12")
+    assert [transfer["amount"] for transfer in transfers(back)] == [5700]
+    rows = await back.shop.pool.fetch("select period, state, attempt, reason from payouts")
+    assert [tuple(row) for row in rows] == [(MONTH, "paid", 2, None)]
+
+
+async def test_what_is_not_at_hand_yet(back: Backstage) -> None:
+    """The payout waits, set aside, and is transferred when the money is there and the provider has forgotten its no: once."""
+    await onboard(back)
+    await earn(back, 5000)
+    (top_up,) = back.shop.stand_in.ledger.all("topup")
+    top_up["amount"] = 4999
+    await enqueue_payouts(back.shop.sites[0].node, MONTH)
+    pool = back.shop.pool
+
+    async def waits() -> float | None:
+        seconds: float | None = await pool.fetchval(
+            "select extract(epoch from run_at - now())::float8 from jobs where kind = 'payouts.pay' and not running and attempts > 0"
+        )
+        return seconds
+
+    await eventually(waits)
+    assert 24 < (await waits() or 0) / 3600 <= 25
+    row = await pool.fetchrow("select state, attempt, reason from payouts")
+    assert row is not None
+    assert tuple(row) == ("begun", 1, "balance_insufficient")
+    assert await back.sums() == {"cards": 5000, "transfers": -5000}
+    top_up["amount"] = 5000
+    cards = back.shop.sites[0].node.cards
+    assert cards is not None
+    with pytest.raises(NotAtHand):
+        await cards.transfer(
+            TransferOrder(
+                cents=5000, account=await account_of(back), name=await name(back), until=cards.clock() + 60
+            )
+        )
+    await a_day_passes(back)
+    await pool.execute("update jobs set run_at = now() where kind = 'payouts.pay'")
     await paid(back)
     assert [transfer["amount"] for transfer in transfers(back)] == [5000]
-    row = await back.shop.pool.fetchrow("select state, attempt from payouts")
-    assert row is not None
-    assert tuple(row) == ("paid", 2)
+    assert await back.sums() == {}
+
+
+async def account_of(back: Backstage) -> str:
+    """Return where the host is paid."""
+    return (await payouts.account_of(back.shop.pool, back.host.user)).account or ""
+
+
+async def name(back: Backstage) -> str:
+    """Return what the host's payout is called."""
+    return payouts.name_of(await creator_id(back), MONTH)
+
+
+async def a_day_passes(back: Backstage) -> None:
+    """Let the provider forget its keys, and a little more."""
+    back.shop.stand_in.ledger.skipped += 25 * 3600
+    await back.shop.pool.execute("update payouts set asked_at = asked_at - interval '25 hours'")
 
 
 async def test_who_leaves_for_good_is_paid_to_the_end(back: Backstage) -> None:

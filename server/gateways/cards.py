@@ -19,6 +19,7 @@ from protocol.refusals import ErrorCode, Refused
 from server.plans import Plan
 from server.settings import Settings
 from storage.payment_objects import PaymentEvent, SubscriptionObject
+from storage.payouts import Transfer
 
 TOLERANCE_SECONDS: Final = 300
 """How old a signature may be, so that a webhook that somebody has copied is worth nothing soon."""
@@ -29,7 +30,15 @@ class Gone(Exception):  # noqa: N818 - it says what became of it
 
 
 class Declined(Exception):  # noqa: N818 - it says what became of it
-    """The provider does not do it, and will not until somebody has done something about it."""
+    """The provider does not do it, and will not until somebody has done something about it. `code` is its word for why."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class NotAtHand(Exception):  # noqa: N818 - it says what became of it
+    """What was paid lies at the provider, but is not at hand yet: in some days it will be."""
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -59,11 +68,15 @@ class PassOrder(Struct, frozen=True, kw_only=True):
 
 
 class TransferOrder(Struct, frozen=True, kw_only=True):
-    """What a creator is to be given. `name` makes it once, and is what it is found by."""
+    """What a creator is to be given. `name` makes it once, and is what it is found by.
+
+    After `until` (by the gateway's clock) it is not asked for any more: whoever stood still so long knows nothing of what others did.
+    """
 
     cents: int
     account: str
     name: str
+    until: float
 
 
 class CheckoutPage(Struct, frozen=True):
@@ -79,6 +92,9 @@ class Cards(Protocol):
     @property
     def away(self) -> bool:
         """Whether it is left alone for a while, because it does not answer."""
+
+    def clock(self) -> float:
+        """Return the moment, in seconds of a clock that only goes forward."""
 
     async def customer(self, user: UserId, key: str) -> str:
         """Make a customer of a person, once for each key; return its id."""
@@ -110,11 +126,14 @@ class Cards(Protocol):
     async def account_ready(self, account: str) -> bool:
         """Say whether an account can be paid to. Raises `Gone`."""
 
-    async def transfer(self, order: TransferOrder) -> str:
-        """Give money to a creator, once; return the transfer's id. Raises `Declined`, `Gone`."""
+    async def transfer(self, order: TransferOrder) -> Transfer:
+        """Give money to a creator, once. What was said, a no too, is said again for a day. Raises `Declined`, `Gone`, `NotAtHand`."""
 
-    async def transferred(self, name: str) -> str | None:
-        """Return the transfer that was made under a name, if it was."""
+    async def transferred(self, name: str) -> Transfer | None:
+        """Return the transfer that was made under a name, if it was; the first of several."""
+
+    async def take_back(self, transfer: str) -> None:
+        """Reverse all of a transfer, once. Raises `Gone`, `NotAtHand`."""
 
     def subscriptions(self) -> AsyncIterator[SubscriptionObject]:
         """Yield every subscription as it is now, those that are over too."""

@@ -15,10 +15,11 @@ import msgspec
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
 from server.gateways.breaker import Breaker
-from server.gateways.cards import CheckoutPage, Declined, Gone, Order, PassOrder, TransferOrder
+from server.gateways.cards import CheckoutPage, Declined, Gone, NotAtHand, Order, PassOrder, TransferOrder
 from server.plans import CURRENCY, Plan
 from server.settings import Settings
 from storage.payment_objects import ROOM, TIER, USER, AccountObject, PaymentEvent, SubscriptionObject
+from storage.payouts import Transfer
 
 if TYPE_CHECKING:
     import stripe
@@ -45,6 +46,7 @@ class StripeCards:
     """See `server.gateways.cards.Cards`."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         self._key = settings.stripe_secret_key
         self._base = settings.stripe_api_base
         self._seconds = settings.stripe_timeout_seconds
@@ -181,10 +183,17 @@ class StripeCards:
         found = await self._ask(lambda client: client.v1.accounts.retrieve_async(account))
         return msgspec.convert(found.to_dict(), AccountObject).ready
 
-    async def transfer(self, order: TransferOrder) -> str:
-        """See `Cards`."""
-        made = await self._ask(
-            lambda client: client.v1.transfers.create_async(
+    async def transfer(self, order: TransferOrder) -> Transfer:
+        """See `Cards`.
+
+        The moment is looked at when there is nothing left to wait for but the connection: one that was idle for long its other
+        end has closed, and a new one takes turns of the loop in which the deadline is noticed.
+        """
+
+        def in_time(client: StripeClient) -> Awaitable[stripe.Transfer]:
+            if self.clock() > order.until:
+                raise self.breaker.refused()
+            return client.v1.transfers.create_async(
                 {
                     "amount": order.cents,
                     "currency": CURRENCY,
@@ -193,15 +202,27 @@ class StripeCards:
                 },
                 {"idempotency_key": order.name},
             )
-        )
-        return made.id
 
-    async def transferred(self, name: str) -> str | None:
-        """See `Cards`."""
-        found = await self._ask(
-            lambda client: client.v1.transfers.list_async({"transfer_group": name, "limit": 1})
+        made = await self._ask(in_time)
+        return Transfer(made.id, made.amount)
+
+    async def transferred(self, name: str) -> Transfer | None:
+        """See `Cards`. The newest is the first of a page, and more than one is what never happens: so a page has them all."""
+        page = await self._ask(
+            lambda client: client.v1.transfers.list_async({"transfer_group": name, "limit": PAGE})
         )
-        return found.data[0].id if found.data else None
+        kept = [one for one in page.data if not one.reversed]
+        return Transfer(kept[-1].id, kept[-1].amount) if kept else None
+
+    async def take_back(self, transfer: str) -> None:
+        """See `Cards`."""
+        found = await self._ask(lambda client: client.v1.transfers.retrieve_async(transfer))
+        if not found.reversed:
+            await self._ask(
+                lambda client: client.v1.transfers.reversals.create_async(
+                    transfer, {}, {"idempotency_key": f"take-back-{transfer}"}
+                )
+            )
 
     async def subscriptions(self) -> AsyncIterator[SubscriptionObject]:
         """See `Cards`."""
@@ -274,7 +295,7 @@ class StripeCards:
     # Asking.
 
     async def _ask(self, call: Callable[[StripeClient], Awaitable[AnswerT]]) -> AnswerT:
-        """Ask once, within the deadline. Raises `Refused` (unavailable, key_reused) and `Gone`."""
+        """Ask once, within the deadline. Raises `Refused` (unavailable, key_reused), `Gone`, `Declined` and `NotAtHand`."""
         self.breaker.ask()
         if self._waiting >= WAITING:
             self.breaker.left()
@@ -309,9 +330,9 @@ class StripeCards:
             if error.code == "resource_missing":
                 return Gone(), True
             if error.code in DECLINED:
-                return Declined(), True
-            if error.code == "balance_insufficient":  # what was paid is not at hand for some days
-                return Refused(ErrorCode.UNAVAILABLE, retry_after=3600.0), True
+                return Declined(error.code), True
+            if error.code == "balance_insufficient":
+                return NotAtHand(), True
             raise error
         if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
             _LOGGER.error("Stripe does not take our key: %s", error.code)

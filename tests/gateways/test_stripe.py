@@ -15,7 +15,16 @@ import pytest
 from protocol.envelope import RoomId, UserId
 from protocol.refusals import ErrorCode, Refused
 from protocol.subscriptions import Tier
-from server.gateways.cards import Cards, Declined, Gone, Order, PassOrder, TransferOrder, open_cards
+from server.gateways.cards import (
+    Cards,
+    Declined,
+    Gone,
+    NotAtHand,
+    Order,
+    PassOrder,
+    TransferOrder,
+    open_cards,
+)
 from server.gateways.standin.standin import Trouble
 from server.gateways.stripe import TOGETHER, WAITING, StripeCards
 from server.plans import plans
@@ -289,15 +298,31 @@ async def test_an_account_and_its_money(stall: Booth, cards: StripeCards) -> Non
     assert account == await cards.account(USER, "account-1")
     assert not await cards.account_ready(account)
     assert account in await cards.account_link(account, "http://shop/again", "http://shop/pay")
-    order = TransferOrder(cents=700, account=account, name="payout-1")
+    order = TransferOrder(cents=700, account=account, name="payout-1", until=cards.clock() + 60)
     with pytest.raises(Declined):
         await cards.transfer(order)
     stall.stand_in.connect.onboard(stall.stand_in.ledger.get("account", account))
     assert await cards.account_ready(account)
+    with pytest.raises(Declined):
+        await cards.transfer(order)  # what was said is said for a day
+    stall.pass_time(86400)
+    with pytest.raises(NotAtHand):
+        await cards.transfer(order)
+    stall.stand_in.connect.top_up(700)
+    stall.pass_time(86400)
     assert await cards.transferred("payout-1") is None
     made = await cards.transfer(order)
+    assert made.cents == 700
     assert made == await cards.transfer(order) == await cards.transferred("payout-1")
     assert await cards.transferred("payout-2") is None
+    with pytest.raises(Refused):
+        await cards.transfer(msgspec.structs.replace(order, name="payout-2", until=cards.clock() - 1))
+    assert await cards.transferred("payout-2") is None
+    assert not cards.away
+    for _ in range(2):
+        await cards.take_back(made.id)
+    assert [one["amount"] for one in stall.stand_in.ledger.all("transfer_reversal")] == [700]
+    assert await cards.transferred("payout-1") is None
     for asking in (cards.account_ready("acct_gone"), cards.account_link("acct_gone", "http://a", "http://b")):
         with pytest.raises(Gone):
             await asking

@@ -30,6 +30,7 @@ async def test_killed_while_paying(cluster: Cluster) -> None:
                 "account", metadata={}, payouts_enabled=True, capabilities={"transfers": "active"}
             )
             accounts.append((account["id"], 5000 + number))
+            till.stand_in.connect.top_up(5000 + number)
         async with cluster.connection() as connection, connection.transaction():
             for account_id, cents in accounts:
                 creator = await connection.fetchval(
