@@ -83,6 +83,10 @@ END_SESSION = """
 update sessions set ended_at = now(), ended_because = $2 where id = $1 and ended_at is null
 """
 
+FIND_FAMILY = """
+select s.id from refresh_tokens t join sessions s on s.id = t.session_id where t.hash = $1 and s.ended_at is null
+"""
+
 END_FAMILY = """
 update sessions set ended_at = now(), ended_because = $2
 where id = (select session_id from refresh_tokens where hash = $1) and ended_at is null
@@ -251,6 +255,19 @@ async def _use_locked(
         await connection.execute(END_SESSION, session, "refresh token reused")
         outcome = Outcome.REUSED
     return Family(outcome, session, row["user_id"], row["role"], row["tier"], replaced_by or successors[0])
+
+
+async def session_of_token(pool: Pool, token_hash: bytes) -> SessionId | None:
+    """Return the session of a refresh token, which is not used by this. None when it has none that lives."""
+    async with answering(pool) as connection:
+        session: SessionId | None = await connection.fetchval(FIND_FAMILY, token_hash)
+    return session
+
+
+async def supersede_session(pool: Pool, session: SessionId) -> None:
+    """End a session whose browser has another one now."""
+    async with answering(pool) as connection:
+        await connection.execute(END_SESSION, session, "signed in anew")
 
 
 async def end_family(pool: Pool, token_hash: bytes, reason: str) -> SessionId | None:

@@ -38,6 +38,7 @@ _NO_PLACE = re.compile(r"[\\#\"<>]")
 class Flow(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What the cookie holds. `link` is the session of whoever links the identity to their account, instead of signing in.
 
+    `replaces` is the session that the browser had when it set out: the cookie of that does not come along from another site.
     `name` is what Apple said somebody is called, which it says once: kept for the next attempt when this one fails.
     """
 
@@ -46,6 +47,7 @@ class Flow(Struct, frozen=True, omit_defaults=True, kw_only=True):
     expires_at: float
     then: str = "/"
     link: SessionId | None = None
+    replaces: SessionId | None = None
     name: str | None = None
 
 
@@ -57,7 +59,13 @@ class Flows:
         self._clock = clock
 
     def begin(
-        self, provider: str, then: str, *, link: SessionId | None = None, name: str | None = None
+        self,
+        provider: str,
+        then: str,
+        *,
+        link: SessionId | None = None,
+        replaces: SessionId | None = None,
+        name: str | None = None,
     ) -> UnderWay:
         """Begin a sign-in that leads to `then`."""
         flow = Flow(
@@ -66,6 +74,7 @@ class Flows:
             expires_at=self._clock() + FLOW_SECONDS,
             then=then,
             link=link,
+            replaces=replaces,
             name=name,
         )
         return UnderWay(flow, self._tokens.derived(_PURPOSE)[0])

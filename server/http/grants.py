@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Final
 from msgspec import Meta, Struct
 from starlette.requests import Request
 
+from protocol.envelope import SessionId
 from protocol.refusals import ErrorCode, Refused
 from protocol.text import normalised
 from server.http.cookies import REFRESH, cookie, from_page, kept, no_cookie, only_from_page
 from server.http.endpoint import WithCookies
 from server.tokens import new_refresh_token, refresh_hash
 from storage.people import Account
-from storage.session import Outcome, end_family, open_session, use_token
+from storage.session import (
+    Outcome,
+    end_family,
+    open_session,
+    session_of_token,
+    supersede_session,
+    use_token,
+)
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -138,6 +146,18 @@ class Grants:
         """End the session that the browser has had so far: nobody will have its refresh token any more."""
         if (token := kept(request, REFRESH)) is not None:
             await self._end(token)
+
+    async def kept_session(self, request: Request) -> SessionId | None:
+        """Return the session that the browser has so far, if it shows it: on the way back from another site it does not."""
+        token = kept(request, REFRESH)
+        if token is None:
+            return None
+        return await session_of_token(self._node.stores.pool, refresh_hash(token))
+
+    async def supersede(self, session: SessionId) -> None:
+        """End a session whose browser has another one now."""
+        await supersede_session(self._node.stores.pool, session)
+        self._node.session_ended(session)
 
     async def _end(self, token: str) -> None:
         session = await end_family(self._node.stores.pool, refresh_hash(token), "signed out")

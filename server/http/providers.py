@@ -97,7 +97,12 @@ class Arrivals:
         provider = self.provider(request)
         then = checked_place(request.query_params.get("then", "/"), self._node.settings.allowed_origins)
         before = self._flows.taken_up(kept(request, cookie_name(provider)), provider.name)
-        under_way = self._flows.begin(provider.name, then, name=before.flow.name if before else None)
+        under_way = self._flows.begin(
+            provider.name,
+            then,
+            replaces=await self._grants.kept_session(request),
+            name=before.flow.name if before else None,
+        )
         return _sent_on(self._address(provider, under_way), [_keeping(provider, under_way)])
 
     async def come_back(self, request: Request) -> Response:
@@ -170,6 +175,8 @@ class Arrivals:
             )
             if flow.link is None:
                 cookies = [await self._sign_in(request, proven, name)]
+                if flow.replaces is not None:
+                    await self._grants.supersede(flow.replaces)
             else:
                 cookies = []
                 await self._link(flow.link, proven)
@@ -256,7 +263,7 @@ def endpoints(arrivals: Arrivals) -> list[Endpoint]:
                 Parameter("then", "query", "A path, or a page of an allowed origin.", required=False),
             ),
             status=303,
-            refuses=(ErrorCode.NOT_FOUND, ErrorCode.INVALID),
+            refuses=(ErrorCode.NOT_FOUND, ErrorCode.INVALID, ErrorCode.UNAVAILABLE),
             limits=(SIGN_INS,),
             group="Google and Apple",
         ),

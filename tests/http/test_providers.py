@@ -52,6 +52,26 @@ async def test_a_newcomer_and_the_second_time(world: World, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+async def test_the_session_before(world: World, kind: str) -> None:
+    """Whoever signs in anew in a browser ends the session that it had; one that only set out, or is linked, stays."""
+    member = await world.member()
+    signed_in = await world.browser.fetch("/auth/login", {"email": member["email"], "password": PASSWORD})
+    token = signed_in.json()["access_token"]
+    world.of(kind).cancels = True
+    await world.sign_in(kind)
+    assert (await world.site.me(token)).status_code == 200
+    world.of(kind).cancels = False
+    await world.sign_in(kind)
+    assert (await world.site.me(token)).json()["code"] == "session_ended"
+    first = (await world.browser.fetch("/auth/refresh", {})).json()["access_token"]
+    kept = world.browser.kept[REFRESH]
+    await world.sign_in(kind)
+    assert (await world.site.me(first)).json()["code"] == "session_ended"
+    assert world.browser.kept[REFRESH] != kept
+    assert (await world.site.me(member["access_token"])).status_code == 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_what_the_browser_keeps(world: World, kind: str) -> None:
     """The cookie of the way there is gone afterwards; the refresh token is in one that no script reads, and in no address."""
     place = await world.sign_in(kind)
