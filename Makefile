@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: api autobahn help run test faults cocktail coverage check tables clean
+.PHONY: api autobahn browser help run test faults cocktail coverage check tables clean
 
 help:  ## Say what there is.
 	@grep -E '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -24,6 +24,9 @@ cocktail: .venv/dev  ## Mix all faults at random for ten minutes.
 
 autobahn: .venv/dev  ## Run the Autobahn|Testsuite where there is one; see tests/autobahn.py.
 	$(BIN)/python -m tests.autobahn
+
+browser: .venv/dev  ## Use our pages as people do, in a real browser, where there is one; see tests/browser.
+	$(BIN)/python -m tests.browser
 
 api: .venv/dev .venv-api/ready  ## Ask every route for all that its description says, and see that the answers keep to it.
 	$(BIN)/python -m tests.api

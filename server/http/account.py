@@ -34,7 +34,7 @@ _HEADERS: Final = {
     "content-type": "text/html; charset=utf-8",
     "referrer-policy": "same-origin",
     "content-security-policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; form-action 'self'; base-uri 'none'; "
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
         "frame-ancestors 'none'"
     ),
 }

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.refusals import Refused
@@ -20,6 +20,7 @@ from server.http import (
     creators,
     emails,
     grants,
+    home,
     identities,
     keys,
     operations,
@@ -75,7 +76,7 @@ def create_app(node: Node) -> Starlette:
         *operations.endpoints(operations.Operations(node)),
     ]
     app = Starlette(
-        routes=[*_routes(endpoints, Gate(node)), *_documents(endpoints)],
+        routes=[*_routes(endpoints, Gate(node)), *_documents(endpoints, node.settings.registration)],
         middleware=[
             Middleware(
                 Guard,
@@ -109,11 +110,15 @@ def _by_method(methods: dict[str, Endpoint], gate: Gate) -> Respond:
     return respond
 
 
-def _documents(endpoints: Sequence[Endpoint]) -> list[Route]:
+def _documents(endpoints: Sequence[Endpoint], registration: str) -> list[Route]:
     described, messages = openapi(endpoints), contract()
     html = page.render(described, messages).encode()
     return [
-        Route("/", _redirect),
+        Route("/", _constant(home.render(registration).encode(), "text/html; charset=utf-8", home.POLICY)),
+        Route("/home.css", _constant(home.STYLE.read_bytes(), "text/css; charset=utf-8")),
+        Route("/home.js", _constant(home.SCRIPT.read_bytes(), "text/javascript; charset=utf-8")),
+        Route("/live.js", _constant(home.LIVE.read_bytes(), "text/javascript; charset=utf-8")),
+        Route("/favicon.ico", _constant(home.ICON.encode(), "image/svg+xml")),
         Route("/openapi.json", _constant(msgspec.json.encode(described), JSON)),
         Route("/schema.json", _constant(msgspec.json.encode(messages), "application/schema+json")),
         Route("/docs", _constant(html, "text/html; charset=utf-8", page.POLICY)),
@@ -125,10 +130,6 @@ def _documents(endpoints: Sequence[Endpoint]) -> list[Route]:
         Route("/pay.css", _constant(pay.STYLE.read_bytes(), "text/css; charset=utf-8")),
         Route("/pay.js", _constant(pay.SCRIPT.read_bytes(), "text/javascript; charset=utf-8")),
     ]
-
-
-async def _redirect(_: Request) -> Response:
-    return RedirectResponse("/docs")
 
 
 def _constant(content: bytes, media_type: str, policy: str | None = None) -> Respond:

@@ -1,26 +1,12 @@
-"use strict";
 // Signs in, shows the plans, leads to the checkout, and stays in the premium rooms to see them open.
-// The refresh token is in a cookie that this script can't read; the access token lives in this variable alone.
-let token = "";
-let socket = null;
-let calls = 0;
+import { ask, askAsMe, call, live, renew, signIn, signOut } from "/live.js";
+
 const rooms = new Map();
-const waiting = new Map();
 const asked = new URLSearchParams(location.search);
 const at = (id) => document.getElementById(id);
 const show = (id, shown) => { at(id).hidden = !shown; };
 const THANKS = "Thank you. It counts as soon as the payment is confirmed, in a moment.";
 const say = (text) => { at("said").textContent = text; };
-
-async function ask(method, path, body) {
-  const headers = token ? { authorization: `Bearer ${token}` } : {};
-  if (body !== undefined) headers["content-type"] = "application/json";
-  const answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
-  const text = await answer.text();
-  const found = text ? JSON.parse(text) : null;
-  if (!answer.ok) throw new Error(found && found.detail ? found.detail : `The server answered ${answer.status}.`);
-  return found;
-}
 
 function words(subscription) {
   const tier = subscription.tier.toLowerCase().replace("_", " ");
@@ -37,6 +23,7 @@ function stand(subscription) {
   const counts = subscription.status && subscription.status !== "EXPIRED";
   if (counts && at("said").textContent === THANKS) say("Thank you.");
   show("standing", true);
+  show("sign-out", true);
   show("manage", Boolean(subscription.status));
   show("plans", !counts && at("offers").childElementCount > 0);
 }
@@ -44,7 +31,7 @@ function stand(subscription) {
 async function go(path, body, button) {
   button.disabled = true;
   try {
-    const { url } = await ask("POST", path, body);
+    const { url } = await askAsMe("POST", path, body);
     location.assign(url);
   } catch (problem) {
     say(problem.message);
@@ -63,8 +50,9 @@ function offer(plan) {
   };
   add("h3", plan.name);
   const price = (plan.cents / 100).toLocaleString(undefined, { style: "currency", currency: plan.currency });
-  add("p", `${price} a ${plan.interval}`, "price");
-  if (plan.trial_days) add("p", `${plan.trial_days} days free at first`, "small");
+  const cost = add("p", `${price} `, "price");
+  cost.append(Object.assign(document.createElement("small"), { textContent: `a ${plan.interval}` }));
+  add("p", plan.trial_days ? `${plan.trial_days} days free at first` : "", "small");
   const key = crypto.randomUUID();
   const button = add("button", "Subscribe");
   button.type = "button";
@@ -74,20 +62,13 @@ function offer(plan) {
 
 // The websocket: what has been paid counts at once, and the rooms say so.
 
-function call(type, fields) {
-  return new Promise((answered) => {
-    calls += 1;
-    waiting.set(calls, answered);
-    socket.send(JSON.stringify({ type, id: calls, ...fields }));
-  });
-}
-
 function door(id, text, open) {
   const room = rooms.get(id);
   if (!room) return;
   room.state.textContent = text;
   room.state.className = open ? "open" : "small";
-  for (const button of room.prices) button.hidden = open;
+  room.prices.hidden = open;
+  if (open && room.prices.childElementCount && at("said").textContent === THANKS) say("Thank you.");
 }
 
 function price(room, kind, words) {
@@ -104,78 +85,73 @@ async function enter(room) {
     const line = document.createElement("li");
     const name = document.createElement("span");
     const state = document.createElement("span");
+    name.className = "name";
     name.textContent = room.title;
     line.append(name, state);
-    const prices = [["month", room.month_cents, "a month"], ["session", room.session_cents, "for a session"]]
+    const prices = document.createElement("span");
+    prices.className = "prices";
+    prices.append(...[["month", room.month_cents, "a month"], ["session", room.session_cents, "for a session"]]
       .filter(([, cents]) => cents)
-      .map(([kind, cents, words]) => price(room, kind, `${(cents / 100).toFixed(2)} USD ${words}`));
-    line.append(...prices);
+      .map(([kind, cents, words]) => price(room, kind, `${(cents / 100).toLocaleString(undefined, { style: "currency", currency: "USD" })} ${words}`)));
+    line.append(prices);
     at("doors").append(line);
     rooms.set(room.id, { state, prices });
   }
   const joined = await call("room.join", { room: room.id });
-  if (joined.type === "error") door(room.id, joined.message, false);
+  if (joined.code === "pass_required") door(room.id, "opens with a pass", false);
+  else if (joined.type === "error") door(room.id, joined.message, false);
   else if (joined.preview_ends_in === undefined) door(room.id, "open to you", true);
   else door(room.id, `a preview, ${Math.round(joined.preview_ends_in)} seconds left`, false);
 }
 
 function hear(message) {
-  if (waiting.has(message.id)) {
-    waiting.get(message.id)(message);
-    waiting.delete(message.id);
-  } else if (message.type === "subscription.changed") {
+  if (message.type === "subscription.changed") {
     stand(message.subscription);
     if (message.subscription.tier !== "FREE") for (const id of rooms.keys()) enter({ id });
   } else if (message.type === "pass.changed" && message.until && rooms.has(message.room)) enter({ id: message.room });
   else if (message.type === "room.unlocked") door(message.room, "open to you", true);
   else if (message.type === "room.departure") door(message.room, message.message, false);
-  else if (message.type === "token.expiring") renew().then(() => call("token.refresh", { token }), () => {});
 }
 
-async function connect() {
-  socket = new WebSocket(`${location.origin.replace("http", "ws")}/ws`, "looprooms.v1+json");
-  socket.addEventListener("message", (event) => hear(JSON.parse(event.data)));
-  socket.addEventListener("close", () => { if (token) setTimeout(() => resume().catch(() => {}), 1000 + Math.random() * 4000); });
-  await new Promise((opened, failed) => { socket.addEventListener("open", opened); socket.addEventListener("error", failed); });
-  const welcome = await call("hello", { token });
-  if (welcome.type !== "welcome") throw new Error(welcome.message);
+async function welcomed(welcome) {
   stand(welcome.person.subscription);
   const listed = await call("room.list", { limit: 100 });
-  const shown = listed.rooms.filter((one) => one.premium || one.month_cents || one.session_cents);
+  const shown = (listed.rooms ?? []).filter((one) => one.premium || one.month_cents || one.session_cents);
   const found = asked.has("room") ? await call("room.get", { room: asked.get("room") }) : {};
   if (found.room && !shown.some((one) => one.id === found.room.id)) shown.unshift(found.room);
   for (const room of shown) await enter(room);
   show("rooms", rooms.size > 0);
 }
 
-// Signing in and out.
-
-async function renew() { token = (await ask("POST", "/auth/refresh", {})).access_token; }
-
-async function resume() {
-  await renew();
-  await begin();
+function outside() {
+  rooms.clear();
+  at("doors").replaceChildren();
+  for (const id of ["standing", "plans", "rooms", "sign-out"]) show(id, false);
+  show("sign-in", true);
 }
+
+// Signing in and out.
 
 async function begin() {
   show("sign-in", false);
-  await connect();
+  await live({ welcomed, heard: hear, ended: () => { outside(); say("You have been signed out."); } });
 }
 
 at("sign-in").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = new FormData(event.target);
   try {
-    token = "";
-    token = (await ask("POST", "/auth/login", { email: form.get("email"), password: form.get("password") })).access_token;
+    await signIn("/auth/login", { email: form.get("email"), password: form.get("password") });
+    event.target.reset();
     say("");
     await begin();
   } catch (problem) { say(problem.message); }
 });
 at("sign-out").addEventListener("click", async () => {
-  await ask("POST", "/auth/logout", {}).catch(() => {});
-  token = "";
-  location.replace("/pay");
+  try {
+    await signOut();
+    location.replace("/pay");
+  } catch (problem) { say(problem.message); }
 });
 at("manage").addEventListener("click", (event) => go("/payments/portal", undefined, event.target));
 
@@ -186,7 +162,8 @@ async function start() {
   found.plans.forEach(offer);
   if (asked.has("paid")) say(THANKS);
   history.replaceState(null, "", "/pay");
-  try { await resume(); } catch { token = ""; show("sign-in", true); }
+  try { await renew(); } catch { return outside(); }
+  await begin();
 }
 
 start().catch((problem) => say(problem.message));

@@ -21,12 +21,16 @@ PAGE: Final = f"""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{TITLE}: premium</title>
+<link rel="stylesheet" href="/home.css">
 <link rel="stylesheet" href="/pay.css">
-<script src="/pay.js" defer></script>
+<script type="module" src="/pay.js"></script>
 </head>
 <body>
+<header>
+<p class="brand"><a href="/">{TITLE}</a></p>
+<nav aria-label="Pages"><a href="/">Looprooms</a> <a href="/docs">For developers</a> <button id="sign-out" class="quiet" type="button" hidden>Sign out</button></nav>
+</header>
 <main>
-<p class="brand">{TITLE}</p>
 <h1>Premium</h1>
 <p id="pretend" class="note" hidden>This server has a stand-in for Stripe: the money is pretended, nothing is charged.</p>
 <p id="off" class="note" hidden>Nothing can be paid on this server.</p>
@@ -34,6 +38,7 @@ PAGE: Final = f"""<!doctype html>
 <p id="said" role="status"></p>
 <form id="sign-in" hidden>
 <h2>Sign in</h2>
+<p class="small">You have no account yet? <a href="/">Make one</a>, then come back.</p>
 <label>E-mail <input name="email" type="email" autocomplete="username" required></label>
 <label>Password <input name="password" type="password" autocomplete="current-password" required></label>
 <button>Sign in</button>
@@ -41,7 +46,7 @@ PAGE: Final = f"""<!doctype html>
 <section id="standing" hidden>
 <h2>Your subscription</h2>
 <p id="how"></p>
-<p><button id="manage" type="button" hidden>Manage it</button> <button id="sign-out" type="button">Sign out</button></p>
+<p><button id="manage" type="button" hidden>Manage it</button></p>
 </section>
 <section id="plans" hidden>
 <h2>Choose a plan</h2>

@@ -91,11 +91,13 @@ async def _announced(app: Starlette) -> Announced:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, http: type[HttpConnection] = HttpConnection) -> AsyncIterator[Site]:
-    """Run a node with its port."""
+async def serving(
+    settings: Settings, http: type[HttpConnection] = HttpConnection, *, port: int = 0
+) -> AsyncIterator[Site]:
+    """Run a node with its port: any, or one that must be known before."""
     node = await Node.open(settings)
     app = create_app(node)
-    (listener,) = listen("127.0.0.1", 0)
+    (listener,) = listen("127.0.0.1", port)
     port = listener.getsockname()[1]
     server = _Server(
         uvicorn.Config(

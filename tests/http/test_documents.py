@@ -84,6 +84,10 @@ async def test_openapi_has_every_route(site: Site, openapi: Document) -> None:
     served = {route.path for route in site.app.routes}  # type: ignore[attr-defined] # all are of Starlette's Route
     documents = {
         "/",
+        "/home.css",
+        "/home.js",
+        "/live.js",
+        "/favicon.ico",
         "/docs",
         "/docs.css",
         "/docs.js",

@@ -312,7 +312,7 @@ async def test_the_page(standing: Site) -> None:
     outline.feed(page.text)
     assert outline.open == []
     assert outline.inline == []
-    assert sorted(outline.loaded) == ["/pay.css", "/pay.js"]
+    assert sorted(outline.loaded) == ["/home.css", "/pay.css", "/pay.js"]
     script = (await standing.client.get("/pay.js")).text
     style = await standing.client.get("/pay.css")
     assert style.headers["content-type"].startswith("text/css")
