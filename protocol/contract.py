@@ -9,6 +9,7 @@ import msgspec
 from protocol import (
     chat,
     moderation,
+    notifications,
     passes,
     people,
     presence,
@@ -32,6 +33,7 @@ AnyCommand = Union[  # noqa: UP007
     subscriptions.Commands,
     passes.Commands,
     moderation.Commands,
+    notifications.Commands,
     people.Commands,
 ]
 AnyAnswer = Union[  # noqa: UP007
@@ -43,6 +45,7 @@ AnyAnswer = Union[  # noqa: UP007
     subscriptions.Answers,
     passes.Answers,
     moderation.Answers,
+    notifications.Answers,
     people.Answers,
     Error,
 ]
@@ -54,6 +57,7 @@ AnyEvent = Union[  # noqa: UP007
     subscriptions.Events,
     passes.Events,
     moderation.Events,
+    notifications.Events,
     people.Events,
     relations.Events,
 ]

@@ -67,7 +67,8 @@ class PersonState(Struct, omit_defaults=True, kw_only=True):
     """Where the events of the person stand.
 
     `recovered`: exactly the `missed` events after the position that was sent follow, in order, the last of them at `offset`.
-    Otherwise `subscription` and `anonymous` replace what the client knew; the next event is the one after `offset`.
+    Otherwise `subscription` and `anonymous` replace what the client knew; the next event is the one after `offset`. `unread`
+    notifications wait either way, counted to 100: `notification.list` has them.
     """
 
     offset: Offset
@@ -75,6 +76,7 @@ class PersonState(Struct, omit_defaults=True, kw_only=True):
     missed: int = 0
     subscription: Subscription | None = None
     anonymous: bool = False
+    unread: int = 0
 
 
 class Welcome(Answer, tag="welcome"):

@@ -22,6 +22,7 @@ from server import chat as _chat_handlers  # noqa: F401 - importing a domain reg
 from server import identities as _identity_jobs  # noqa: F401 - and its jobs
 from server import letters as _letters  # noqa: F401 - importing them registers what sends them
 from server import moderation as _moderation_handlers  # noqa: F401 - the same
+from server import notifications as _notifications  # noqa: F401 - the same
 from server import payouts as _payouts  # noqa: F401 - the same
 from server import privacy as _privacy_jobs  # noqa: F401 - and its jobs
 from server import sales as _sales  # noqa: F401 - what takes the provider's events of them

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from protocol.envelope import RoomId
 from protocol.reactions import TargetKind
 from server.jobs import performs
+from storage import notifications
 from storage.departures import Departure, erase_lines, settle_left
 from storage.jobs import Periodic
 from storage.presence import Count
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from server.node import Node
 
 LINES: Final = 100
+DOINGS: Final = 100
 REACTIONS: Final = 500
 PAUSE_SECONDS: Final = 0.02
 """Between two batches of what somebody leaves: the rooms are there for those who stay."""
@@ -47,6 +49,8 @@ async def clear_away(node: Node, job: Departure) -> None:
     while removals := await erase_lines(pool, job.user, LINES):
         node.chat.tell_removed(removals)
         await asyncio.sleep(PAUSE_SECONDS)
+    while await notifications.forget_doings(pool, job.user, DOINGS):
+        pass
     while taken := await settle_left(pool, job.departure, REACTIONS):
         counts: defaultdict[RoomId, list[Count]] = defaultdict(list)
         for one in taken:

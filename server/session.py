@@ -308,13 +308,22 @@ def _stand(arrival: _Arrival, position: PersonPosition | None) -> tuple[PersonSt
     if arrival.missed is None or position is None:
         later = [packet for packet in feed.passed if packet.offset > last]
         state = PersonState(
-            offset=last, subscription=arrival.live.subscription, anonymous=arrival.live.anonymous
+            offset=last,
+            subscription=arrival.live.subscription,
+            anonymous=arrival.live.anonymous,
+            unread=arrival.live.unread,
         )
         return state, later
     packets = arrival.missed
     last = position.offset + len(packets)
     packets = packets + [packet for packet in feed.passed if packet.offset > last]
-    return PersonState(offset=position.offset + len(packets), recovered=True, missed=len(packets)), packets
+    state = PersonState(
+        offset=position.offset + len(packets),
+        recovered=True,
+        missed=len(packets),
+        unread=arrival.live.unread,
+    )
+    return state, packets
 
 
 def _turn_away(connection: Connection, command: Hello, refused: Refused) -> None:

@@ -13,8 +13,10 @@ from msgspec import Struct
 
 from protocol.envelope import UserId
 from protocol.moderation import Application, ApplicationState, Decision, Role, RoleChange
+from protocol.notifications import NotificationKind, Thing, ThingKind
 from protocol.refusals import ErrorCode, Refused
 from storage import person_events
+from storage.notifications import NewNotice, notify
 from storage.people import address_index, person
 from storage.person_events import NewEvent, Told
 from storage.personal import Part
@@ -184,8 +186,17 @@ async def decide(
         if promoted:
             await connection.execute(SET_ROLE, found.person.id, Role.CREATOR)
         event = Decision(application=application, state=state, reason=reason)
-        told = await person_events.append(
-            connection, [NewEvent(found.person.id, event, changes_session=promoted)]
+        told = await notify(
+            connection,
+            [
+                NewNotice(
+                    user=found.person.id,
+                    kind=NotificationKind.DECISION,
+                    thing=Thing(kind=ThingKind.APPLICATION, id=application),
+                    outcome=state,
+                )
+            ],
+            also=[NewEvent(found.person.id, event, changes_session=promoted)],
         )
     return Decided(found, told)
 

@@ -27,6 +27,7 @@ from storage import (
     ledger,
     links,
     moderation,
+    notifications,
     passes,
     people,
     person_events,
@@ -72,6 +73,7 @@ PARTS: Final[tuple[Part, ...]] = (
     *ledger.PARTS,
     *person_events.PARTS,
     *moderation.PARTS,
+    *notifications.PARTS,
     *relations.PARTS,
     EXPORTS_OF,
 )

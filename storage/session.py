@@ -25,6 +25,7 @@ from protocol.envelope import RoomId, SessionId, UserId
 from protocol.refusals import ErrorCode, Refused
 from protocol.session import SessionEntry
 from protocol.subscriptions import Subscription
+from storage.notifications import UNREAD_OF
 from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
 from storage.sealing import Sealer
@@ -34,7 +35,7 @@ LIVE_SESSIONS = f"""
 select s.id, s.user_id, u.name, u.avatar, u.role::text, u.anonymous,
        s.ended_at is not null as ended, u.banned_at is not null as banned,
        coalesce(p.last, 0) as person_last, {STANDING},
-       array(select distinct room_id from passes where user_id = u.id and open) as passes
+       array(select distinct room_id from passes where user_id = u.id and open) as passes, {UNREAD_OF}
 from sessions s join users u on u.id = s.user_id
 left join person_positions p on p.user_id = u.id
 left join subscriptions sub on sub.user_id = u.id
@@ -173,6 +174,7 @@ class LiveSession(Struct, frozen=True, kw_only=True):
     banned: bool
     person_last: int
     passes: frozenset[RoomId] = frozenset()
+    unread: int = 0
 
 
 class Outcome(Enum):
@@ -344,4 +346,5 @@ def _live(row: asyncpg.Record) -> LiveSession:
         banned=row["banned"],
         person_last=row["person_last"],
         passes=frozenset(row["passes"]),
+        unread=row["unread"],
     )

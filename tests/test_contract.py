@@ -18,6 +18,7 @@ import pytest
 from protocol import (
     chat,
     moderation,
+    notifications,
     passes,
     people,
     presence,
@@ -44,7 +45,19 @@ from tests.protocol.messages import sample
 WIRE = Path(__file__).parent / "wire" / "v1.json"
 RECORDED: dict[str, dict[str, Any]] = json.loads(WIRE.read_text()) if WIRE.exists() else {}
 DIRECTIONS = {"commands": COMMANDS, "replies": (*ANSWERS, *EVENTS)}
-DOMAINS = (session, rooms, presence, chat, reactions, subscriptions, passes, moderation, people, relations)
+DOMAINS = (
+    session,
+    rooms,
+    presence,
+    chat,
+    reactions,
+    subscriptions,
+    passes,
+    moderation,
+    notifications,
+    people,
+    relations,
+)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -19,7 +19,9 @@ import pytest
 from protocol.closing import CloseCode
 from protocol.contract import COMMANDS, tag_of
 from protocol.envelope import Person, RoomId, SessionId, UserId
+from protocol.notifications import NotificationKind, Thing, ThingKind
 from protocol.refusals import ErrorCode
+from storage.notifications import NewNotice, notify
 from tests.hosting import Host, make_room
 from tests.standing import Standing
 from tests.visitors import Visitor, approach, arrive, visit
@@ -86,6 +88,11 @@ creator.get        own       hello_first  ok           ok           ok          
 creator.list       all       hello_first  forbidden    forbidden    forbidden    forbidden    forbidden    ok
 creator.decide     foreign   hello_first  forbidden    forbidden    forbidden    forbidden    forbidden    ok
 creator.decide     unknown   hello_first  forbidden    forbidden    forbidden    forbidden    forbidden    not_found
+notification.list  own       hello_first  ok           ok           ok           ok           ok           ok
+notification.read  own       hello_first  ok           ok           ok           ok           ok           ok
+notification.read  foreign   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
+notification.read  unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
+notification.settings own    hello_first  ok           ok           ok           ok           ok           ok
 person.anonymous   own       hello_first  ok           ok           ok           ok           ok           ok
 """
 
@@ -103,6 +110,7 @@ class Scene:
     session: SessionId
     token: str
     application: str
+    notification: str
 
 
 def _in(room: Callable[[Scene], object], **fields: Any) -> Callable[[Scene], dict[str, Any]]:
@@ -169,6 +177,13 @@ FIELDS: dict[str, dict[str, Callable[[Scene], dict[str, Any]]]] = {
         "foreign": lambda scene: {"application": scene.application, "approve": False, "reason": "not yet"},
         "unknown": lambda _: {"application": str(uuid4()), "approve": False, "reason": "not yet"},
     },
+    "notification.list": {"own": lambda _: {}},
+    "notification.read": {
+        "own": lambda _: {"upto": 7},
+        "foreign": lambda scene: {"notification": scene.notification},
+        "unknown": lambda _: {"notification": str(uuid4())},
+    },
+    "notification.settings": {"own": lambda _: {"settings": {"ways": {"reaction": "none"}}}},
     "person.anonymous": {"own": lambda _: {"on": True}},
 }
 
@@ -215,7 +230,7 @@ async def _scene(nodes: Standing, command: str, who: str) -> tuple[Scene, list[V
         actor = await visit(node, Person(id=UserId(known[who]), name=who), *rooms)
     else:
         actor = await visit(node, who, *rooms)
-    scene = Scene(room, draft, "", "", SessionId(uuid4()), "", "")
+    scene = Scene(room, draft, "", "", SessionId(uuid4()), "", "", "")
     company = [actor]
     if command.startswith("chat."):
         author = actor if who == "author" else await visit(node, "author", room)
@@ -229,6 +244,10 @@ async def _scene(nodes: Standing, command: str, who: str) -> tuple[Scene, list[V
         company.append(stranger)
         application = await stranger.call("creator.apply", about="stretching")
         scene.application = application["application"]["id"]
+    if command == "notification.read":
+        stranger, _, _ = await _stranger(node)
+        company.append(stranger)
+        scene.notification = await _notified(nodes, stranger)
     return scene, company
 
 
@@ -237,6 +256,18 @@ async def _stranger(node: Host) -> tuple[Visitor, SessionId, str]:
     token = await node.token("stranger")
     stranger = await arrive(node, token)
     return stranger, SessionId(UUID(stranger.welcome["session"])), token
+
+
+async def _notified(nodes: Standing, visitor: Visitor) -> str:
+    """Have something happen to somebody; return the id of their notification."""
+    new = NewNotice(
+        user=visitor.person.id,
+        kind=NotificationKind.DECISION,
+        thing=Thing(kind=ThingKind.APPLICATION, id=uuid4()),
+    )
+    async with nodes.pool.acquire() as connection, connection.transaction():
+        await notify(connection, [new])
+    return str((await visitor.call("notification.list"))["notifications"][0]["id"])
 
 
 @pytest.mark.parametrize(
