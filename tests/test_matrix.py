@@ -288,11 +288,32 @@ async def test_who_may_do_what(nodes: Standing, command: str, what: str, expecte
             visitor.connection.reset()
 
 
+async def test_being_anonymous_changes_nothing(nodes: Standing) -> None:
+    """Whoever is anonymous may do what they may do under their name, as a member, as an author, and as a host: no more, no less."""
+    for command, what, expected in rows():
+        for who in ("member", "author", "host"):
+            if command == "hello":
+                continue
+            scene, company = await _scene(nodes, command, who)
+            assert (await company[0].call("person.anonymous", on=True))["type"] == "person.switched"
+            answer = await company[0].call(command, **FIELDS[command][what](scene))
+            outcome = answer["code"] if answer["type"] == "error" else "ok"
+            assert outcome == expected[who], f"{command} {what}, {who}: {answer}"
+            for visitor in company:
+                visitor.connection.reset()
+
+
 async def _gone(nodes: Standing, how: str) -> str:
-    """Return a token of somebody whose session has ended, or who is banned."""
+    """Return a token of somebody whose session has ended, or who is banned; or one that has expired."""
     token = await nodes.north.token("gone")
     visitor = await arrive(nodes.north, token)
-    if how == "banned":
+    if how == "expired":
+        user, session = (
+            UUID(visitor.welcome[part]["id"] if part == "user" else visitor.welcome[part])
+            for part in ("user", "session")
+        )
+        token = nodes.north.sign(UserId(user), SessionId(session), days_ago=1)
+    elif how == "banned":
         await nodes.pool.execute(
             "update users set banned_at = now() where id = $1", UUID(visitor.welcome["user"]["id"])
         )
@@ -306,15 +327,33 @@ async def _gone(nodes: Standing, how: str) -> str:
 
 @pytest.mark.parametrize(
     ("how", "code"),
-    [("ended", CloseCode.SESSION_ENDED), ("banned", CloseCode.BANNED)],
-    ids=["ended", "banned"],
+    [
+        ("ended", CloseCode.SESSION_ENDED),
+        ("banned", CloseCode.BANNED),
+        ("expired", CloseCode.TOKEN_EXPIRED),
+    ],
+    ids=["ended", "banned", "expired"],
 )
 async def test_who_is_out_is_out_of_everything(nodes: Standing, how: str, code: CloseCode) -> None:
-    """Somebody whose session has ended, or who is banned, is told so at hello and heard no further."""
+    """Somebody whose session has ended, who is banned, or whose token has expired, is told so at hello and heard no further.
+
+    Whatever they send along behind their hello is not done, and not answered.
+    """
     token = await _gone(nodes, how)
+    scene, company = await _scene(nodes, "chat.send", "author")
+    scene.token = token
     visitor = await approach(nodes.north)
     visitor.connection.send({"type": "hello", "id": 1, "token": token})
+    for number, (command, what, _) in enumerate(rows(), 2):
+        if command != "hello":  # a second one is told that it is one
+            visitor.connection.send({"type": command, "id": number, **FIELDS[command][what](scene)})
     assert (await visitor.connection.gone).code == code
+    # The form of a message is looked at before it is asked who sends it.
+    answered = [message for message in visitor.heard if message.get("code") != ErrorCode.INVALID]
+    assert {(message["type"], message["id"]) for message in answered} <= {("error", 1)}
+    await company[0].settle()
+    assert [event["line"]["text"] for event in company[0].events] == ["a line", "a line elsewhere"]
+    company[0].connection.reset()
 
 
 # Over HTTP.
@@ -397,7 +436,7 @@ async def _statuses(web: httpx2.AsyncClient, token: str | None) -> dict[str, int
         answer = await web.request(method, path, json=body, headers=headers)
         found[f"{method} {path}"] = answer.status_code
         if answer.status_code == 401:
-            assert answer.json()["code"] in ("token_invalid", "session_ended"), answer.text
+            assert answer.json()["code"] in ("token_invalid", "token_expired", "session_ended"), answer.text
     return found
 
 
@@ -412,7 +451,7 @@ async def test_the_open_routes_are_the_documented_ones(web: httpx2.AsyncClient) 
     } == OPEN
 
 
-@pytest.mark.parametrize("who", ["nobody", "forger", "ended", "banned"])
+@pytest.mark.parametrize("who", ["nobody", "forger", "ended", "banned", "expired"])
 async def test_without_a_living_session_nothing_is_told(
     nodes: Standing, web: httpx2.AsyncClient, who: str
 ) -> None:
@@ -429,20 +468,43 @@ async def test_without_a_living_session_nothing_is_told(
     assert {route: status for route, status in statuses.items() if status != 401} == {}
 
 
+OTHERS = {
+    "DELETE /me/sessions/{session}",
+    "GET /me/exports/{export}",
+    "GET /me/exports/{export}/document",
+}
+"""Routes that name what is somebody's. What is another one's is not there."""
+NOBODYS = {
+    "GET /creators/statements/{period}",
+    "POST /me/identities/{provider}",
+    "DELETE /me/identities/{provider}",
+}
+"""Routes that name a month or a provider: everyone has their own."""
+
+
 async def test_another_ones_is_not_there(nodes: Standing, web: httpx2.AsyncClient) -> None:
     """Somebody else's session and export get the answer that an unknown one gets, word for word."""
+    described = (await web.get("/openapi.json")).json()
+    named = {
+        f"{method.upper()} {path}"
+        for path, methods in described["paths"].items()
+        for method, operation in methods.items()
+        if "{" in path and operation["security"]
+    }
+    assert named == OTHERS | NOBODYS
     stranger, session, stranger_token = await _stranger(nodes.north)
     export = (await web.post("/me/export", headers={"authorization": f"Bearer {stranger_token}"})).json()[
         "id"
     ]
     token = await nodes.north.token("curious")
     headers = {"authorization": f"Bearer {token}"}
-    for method, path, theirs in (
-        ("DELETE", "/me/sessions/{}", session),
-        ("GET", "/me/exports/{}", export),
-        ("GET", "/me/exports/{}/document", export),
-    ):
-        answers = [await web.request(method, path.format(one), headers=headers) for one in (theirs, uuid4())]
+    theirs = {"session": session, "export": export}
+    for route in sorted(OTHERS):
+        method, path = route.split()
+        answers = [
+            await web.request(method, path.format_map(ids), headers=headers)
+            for ids in (theirs, {name: uuid4() for name in theirs})
+        ]
         assert [answer.status_code for answer in answers] == [404, 404]
         assert answers[0].json() == answers[1].json()
     assert (await stranger.call("session.ping"))["type"] == "session.ponged"
