@@ -60,14 +60,17 @@ class Reacting(Party):
         self._targets: list[Target] = []
 
     async def prepare(self) -> None:
-        """Take back what an earlier run has left."""
-        calls = []
-        for visitor in self.visitors:
-            room = next(iter(visitor.inside))
-            target = Target(kind=TargetKind.LOOPROOM, id=room)
-            self._targets.append(target)
-            calls += [visitor.call(RemoveReaction(target, kind)) for kind in _KINDS]
-        await asyncio.gather(*calls)
+        """Take back what an earlier run has left, one kind after the other: everything at once would be more than a room can do."""
+        self._targets = [
+            Target(kind=TargetKind.LOOPROOM, id=next(iter(visitor.inside))) for visitor in self.visitors
+        ]
+        for kind in _KINDS:
+            await asyncio.gather(
+                *(
+                    visitor.call(RemoveReaction(target, kind))
+                    for visitor, target in zip(self.visitors, self._targets, strict=True)
+                )
+            )
 
     async def bases(self) -> dict[str, dict[str, int]]:
         """Return the totals of each room as one who sits there was told: what others have given."""

@@ -28,6 +28,7 @@ from protocol.envelope import LineId, RoomId
 from protocol.refusals import ErrorCode, Refused
 from protocol.text import normalised
 from server.hub.dispatch import Call, handles
+from server.hub.gathered import Gathered
 from server.hub.subscriptions import Subscriptions
 from storage import chat
 from storage.chat import Happened, NewLine, Said
@@ -126,20 +127,22 @@ class ChatWriter:
 
 
 @handles(SendChat, limit=LINES)
-async def send(call: Call, command: SendChat) -> ChatSent:
+def send(call: Call, command: SendChat) -> Gathered[ChatSent]:
     """Say something in a room that one is in."""
     room = call.member_of(command.room)
-    said = await call.node.chat.gather.ask(
-        NewLine(
-            id=LineId(uuid7()),
-            room=room,
-            author=call.node.faces.act(call.connection, room),
-            speaker=call.session.user_id,
-            text=_readable(command.text),
-            key=command.key,
-        )
+    line = NewLine(
+        id=LineId(uuid7()),
+        room=room,
+        author=call.node.faces.act(call.connection, room),
+        speaker=call.session.user_id,
+        text=_readable(command.text),
+        key=command.key,
     )
-    return ChatSent(id=command.id, line=said.line, offset=said.line.offset)
+    return Gathered(
+        call.node.chat.gather,
+        line,
+        lambda said: ChatSent(id=command.id, line=said.line, offset=said.line.offset),
+    )
 
 
 @handles(EditChat, limit=LINES)

@@ -7,8 +7,8 @@ then learns of a batch once, here and at every other node: what was added of eac
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn
 from uuid import UUID
 
 from msgspec import Struct
@@ -26,6 +26,7 @@ from protocol.reactions import (
 )
 from protocol.refusals import ErrorCode, Refused
 from server.hub.dispatch import Call, handles
+from server.hub.gathered import Gathered
 from server.hub.pulse import NAMED
 from server.presence import PresenceTracker
 from server.rooms import visible
@@ -120,29 +121,43 @@ def _newest(
     return newest
 
 
-async def _open(call: Call, target: Target) -> Person:
-    """Return as whom a person may react to `target` now. Raises `Refused`: not_found, not_in_room."""
-    if target.kind is not TargetKind.LOOPROOM:
-        raise Refused(ErrorCode.NOT_FOUND)
-    if RoomId(target.id) in call.connection.rooms:
-        return call.node.faces.act(call.connection, RoomId(target.id))
-    room = await call.node.catalogue.find(str(target.id))
-    raise Refused(ErrorCode.NOT_IN_ROOM if visible(room, call.session) else ErrorCode.NOT_FOUND)
-
-
 @handles(AddReaction)
-async def add(call: Call, command: AddReaction) -> ReactionAdded:
+def add(call: Call, command: AddReaction) -> Gathered[ReactionAdded] | Awaitable[ReactionAdded]:
     """React to a room that one is in."""
-    face = await _open(call, command.target)
-    wanted = Wanted(face, command.target, command.reaction, present=True, user=call.session.user_id)
-    outcome = await call.node.reactions.settle(wanted)
-    return ReactionAdded(id=command.id, added=outcome.changed, counts=outcome.counts)
+    if not _is_open(call, command.target):
+        return _refused(call, command.target)
+    return Gathered(
+        call.node.reactions.gather,
+        _wanted(call, command, present=True),
+        lambda outcome: ReactionAdded(id=command.id, added=outcome.changed, counts=outcome.counts),
+    )
 
 
 @handles(RemoveReaction)
-async def remove(call: Call, command: RemoveReaction) -> ReactionRemoved:
+def remove(call: Call, command: RemoveReaction) -> Gathered[ReactionRemoved] | Awaitable[ReactionRemoved]:
     """Take a reaction back."""
-    face = await _open(call, command.target)
-    wanted = Wanted(face, command.target, command.reaction, present=False, user=call.session.user_id)
-    outcome = await call.node.reactions.settle(wanted)
-    return ReactionRemoved(id=command.id, removed=outcome.changed, counts=outcome.counts)
+    if not _is_open(call, command.target):
+        return _refused(call, command.target)
+    return Gathered(
+        call.node.reactions.gather,
+        _wanted(call, command, present=False),
+        lambda outcome: ReactionRemoved(id=command.id, removed=outcome.changed, counts=outcome.counts),
+    )
+
+
+def _wanted(call: Call, command: AddReaction | RemoveReaction, *, present: bool) -> Wanted:
+    face = call.node.faces.act(call.connection, RoomId(command.target.id))
+    return Wanted(face, command.target, command.reaction, present, call.session.user_id)
+
+
+def _is_open(call: Call, target: Target) -> bool:
+    """Say whether a person may react to `target` now: a looproom that they are in."""
+    return target.kind is TargetKind.LOOPROOM and RoomId(target.id) in call.connection.rooms
+
+
+async def _refused(call: Call, target: Target) -> NoReturn:
+    """Say why not. Raises `Refused`: not_found, not_in_room."""
+    if target.kind is not TargetKind.LOOPROOM:
+        raise Refused(ErrorCode.NOT_FOUND)
+    room = await call.node.catalogue.find(str(target.id))
+    raise Refused(ErrorCode.NOT_IN_ROOM if visible(room, call.session) else ErrorCode.NOT_FOUND)

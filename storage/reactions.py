@@ -40,6 +40,9 @@ class Total(Struct, frozen=True):
 
 Totals = dict[Reaction, Total]
 
+_Key = tuple[int, int, Reaction]
+"""Which reaction to what by whom. Ids are numbers here: a UUID's hash is a call of its own, six times for each wish."""
+
 
 class Settled(Struct):
     """What came of a batch. `changed` is in the order of the wishes; a kind that has no total was never given.
@@ -117,7 +120,8 @@ async def settle(pool: Pool, wishes: Sequence[Wish]) -> Settled:
 
     Raises `Refused` (unavailable), and then it may have been committed or not: wishing again tells.
     """
-    last = {(wish.target.id, wish.user, wish.reaction): wish for wish in wishes}
+    keys = [_key(wish) for wish in wishes]
+    last = dict(zip(keys, wishes, strict=True))
     final = list(last.values())
     async with answering(pool) as connection:
         rows = await connection.fetch(
@@ -129,14 +133,14 @@ async def settle(pool: Pool, wishes: Sequence[Wish]) -> Settled:
             [wish.reaction for wish in final],
             [wish.present for wish in final],
         )
-    moved = [final[row["i"]] for row in rows if row["i"] is not None]
+    moved = [final[i] for row in rows if (i := row["i"]) is not None]
     given = [wish for wish in moved if wish.present]
     withdrawn = [wish for wish in moved if not wish.present]
     added: Counter[tuple[UUID, Reaction]] = Counter()
     for wish in moved:
         added[wish.target.id, wish.reaction] += 1 if wish.present else -1
     return Settled(
-        changed=_answers(wishes, last, {(wish.target.id, wish.user, wish.reaction) for wish in moved}),
+        changed=_answers(keys, wishes, last, {_key(wish) for wish in moved}),
         totals=_totals([row for row in rows if row["i"] is None]),
         added=added,
         given=given,
@@ -150,16 +154,17 @@ async def totals(pool: Pool, targets: Sequence[UUID]) -> dict[UUID, Totals]:
         return _totals(await connection.fetch(TOTALS, targets))
 
 
+def _key(wish: Wish) -> _Key:
+    return wish.target.id.int, wish.user.int, wish.reaction
+
+
 def _answers(
-    wishes: Sequence[Wish],
-    last: dict[tuple[UUID, UserId, Reaction], Wish],
-    moved: set[tuple[UUID, UserId, Reaction]],
+    keys: Sequence[_Key], wishes: Sequence[Wish], last: dict[_Key, Wish], moved: set[_Key]
 ) -> list[bool]:
     """Say of each wish whether it changed anything, as if they had been settled one after the other."""
     there = {key: wish.present != (key in moved) for key, wish in last.items()}  # before the batch
     answers = []
-    for wish in wishes:
-        key = wish.target.id, wish.user, wish.reaction
+    for key, wish in zip(keys, wishes, strict=True):
         answers.append(there[key] != wish.present)
         there[key] = wish.present
     return answers

@@ -355,6 +355,17 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
         self._read_holds.add(why)
 
+    @property
+    def held(self) -> bool:
+        """Whether this client is not read, for whatever reason."""
+        return bool(self._read_holds)
+
+    def breathe(self, seconds: float) -> None:
+        """Read nothing for a while; what has come by then is read in one piece."""
+        if self._closing_at is None and "breath" not in self._read_holds:
+            self.hold_reading("breath")
+            self._hub.loop.call_later(seconds, self.release_reading, "breath")
+
     def release_reading(self, why: str) -> None:
         """Take one reason for not reading away."""
         if why in self._read_holds:

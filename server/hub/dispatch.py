@@ -6,15 +6,16 @@ A handler is registered by the command that it handles, and its answer is the on
     async def send(call: Call, command: SendChat) -> ChatSent: ...
 
 Commands of one connection start in the order in which they came and may overlap, except those marked ``alone`` (joining and
-leaving a room): they wait for all before them, and all after them wait for them. A handler that is a plain function runs at
-once, without a task. There are two ways to say no, `Refused` and `Disconnect`; anything else that is raised is a bug,
-answered as such and logged once.
+leaving a room): they wait for all before them, and all after them wait for them. There are two ways to say no, `Refused` and
+`Disconnect`; anything else that is raised is a bug, answered as such and logged once.
+
+A handler that is a plain function runs at once, without a task; so does one that only waits for a store to take it along with
+others, and returns `Gathered`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_type_hints
@@ -28,6 +29,7 @@ from protocol.envelope import Answer, Command, CommandId, Error, RoomId, RoomRef
 from protocol.refusals import Disconnect, ErrorCode, Refused
 from protocol.session import Hello
 from server.hub.connection import Connection
+from server.hub.gathered import Gathered, Reply
 from server.hub.identity import Session
 from server.hub.members import Room
 from server.limits import rate_limited
@@ -40,6 +42,11 @@ _LOGGER = logging.getLogger("looprooms.dispatch")
 
 MOST_UNDER_WAY: Final = 64
 """Commands of one connection that run or wait; past it the connection is not read until there are half as many."""
+
+BREATH_SECONDS: Final = 0.25
+"""How long a client who is told that the server is busy is not read. What it sends meanwhile waits on its side of the network, or
+comes in one piece and is answered in one: then a refusal costs a few microseconds, where reading and answering each alone
+costs as much as half of serving it, and a server that is asked for twice what it can carry would do little else."""
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
 CommandT = TypeVar("CommandT", bound=Command[Any])
@@ -70,17 +77,16 @@ class Call:
         return self.room(ref).id
 
 
-Handler = Callable[[Call, Any], Answer | Awaitable[Answer]]
+Handler = Callable[[Call, Any], Answer | Gathered[Any] | Awaitable[Answer]]
 
 
 class _Registered:
-    __slots__ = ("alone", "handler", "limit", "waits")
+    __slots__ = ("alone", "handler", "limit")
 
     def __init__(self, handler: Handler, *, alone: bool, limit: Limit | None) -> None:
         self.handler = handler
         self.alone = alone
         self.limit = limit
-        self.waits = inspect.iscoroutinefunction(handler)
 
 
 HANDLERS: Final[dict[type[Command[Any]], _Registered]] = {}
@@ -89,8 +95,8 @@ HANDLERS: Final[dict[type[Command[Any]], _Registered]] = {}
 def handles(
     command: type[Command[AnswerT]], *, alone: bool = False, limit: Limit | None = None
 ) -> Callable[
-    [Callable[[Call, CommandT], Awaitable[AnswerT] | AnswerT]],
-    Callable[[Call, CommandT], Awaitable[AnswerT] | AnswerT],
+    [Callable[[Call, CommandT], Awaitable[AnswerT] | Gathered[AnswerT] | AnswerT]],
+    Callable[[Call, CommandT], Awaitable[AnswerT] | Gathered[AnswerT] | AnswerT],
 ]:
     """Register the decorated function as the handler of `command`. Raises `TypeError` at import when they don't match.
 
@@ -99,8 +105,8 @@ def handles(
     """
 
     def register(
-        handler: Callable[[Call, CommandT], Awaitable[AnswerT] | AnswerT],
-    ) -> Callable[[Call, CommandT], Awaitable[AnswerT] | AnswerT]:
+        handler: Callable[[Call, CommandT], Awaitable[AnswerT] | Gathered[AnswerT] | AnswerT],
+    ) -> Callable[[Call, CommandT], Awaitable[AnswerT] | Gathered[AnswerT] | AnswerT]:
         if command in HANDLERS:
             raise TypeError(f"{command.__name__} has a handler already")
         if get_type_hints(handler, localns={"Node": object})["command"] is not command:
@@ -118,6 +124,10 @@ class Dispatcher:
         self._node = node
         self._greet = greet
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gathered = 0
+        """Commands that wait for a batch."""
+        self._settled: asyncio.Future[None] | None = None
+        """Done when there are none, if somebody waits for that."""
         self.commands = 0
         self.refused = 0
         self.bugs = 0
@@ -148,8 +158,11 @@ class Dispatcher:
 
     async def settle(self) -> None:
         """Wait until every command that was begun has been answered."""
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+        while self._tasks or self._gathered:
+            if self._gathered and self._settled is None:
+                self._settled = self._node.hub.loop.create_future()
+            await asyncio.wait([*self._tasks, *((self._settled,) if self._settled is not None else ())])
+            self._settled = None
 
     def _hello(self, connection: Connection, command: Hello) -> None:
         if connection.session is not None or connection.alone:
@@ -181,18 +194,19 @@ class Dispatcher:
             if not verdict.allowed:
                 self._refuse(connection, command.id, rate_limited(verdict))
                 return
-        call = Call(self._node, connection, session)
-        if registered.waits:
-            waiting = registered.handler(call, command)
-            assert not isinstance(waiting, Answer)
-            self._begin(connection, command, waiting, alone=registered.alone)
-            return
         try:
-            answer = registered.handler(call, command)
-            assert isinstance(answer, Answer)
-            connection.send(answer)
+            found = registered.handler(Call(self._node, connection, session), command)
+            if isinstance(found, Answer):
+                connection.send(found)
+            elif isinstance(found, Gathered):
+                found.gather.put(found.item, Reply(self, connection, command, found.answer))
+                connection.running += 1
+                self._gathered += 1
+            else:
+                assert isinstance(found, Awaitable)
+                self._begin(connection, command, found, alone=registered.alone)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets one answer
-            self._failed(connection, command, error)
+            self.failed(connection, command, error)
 
     def _begin(
         self, connection: Connection, command: Command[Any], waiting: Awaitable[Answer | None], *, alone: bool
@@ -210,16 +224,29 @@ class Dispatcher:
             if (answer := await waiting) is not None:
                 connection.send(answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets one answer
-            self._failed(connection, command, error)
+            self.failed(connection, command, error)
         finally:
             connection.running -= 1
             if alone:
                 connection.alone = False
             self._continue(connection)
 
+    # What a reply calls.
+
+    def gathered(self, connection: Connection) -> None:
+        """Go on after a command that waited for a batch."""
+        connection.running -= 1
+        self._gathered -= 1
+        if not self._gathered and self._settled is not None:
+            self._settled.set_result(None)
+            self._settled = None
+        if connection.queue or connection.held:
+            self._continue(connection)
+
     # Saying no.
 
-    def _failed(self, connection: Connection, command: Command[Any], error: Exception) -> None:
+    def failed(self, connection: Connection, command: Command[Any], error: Exception) -> None:
+        """Answer a command that was refused, or whose handler has a bug."""
         if isinstance(error, Refused):
             self._refuse(connection, command.id, error)
         elif isinstance(error, Disconnect):
@@ -247,6 +274,8 @@ class Dispatcher:
 
     def _refuse(self, connection: Connection, command: CommandId | None, refused: Refused) -> None:
         self.refused += 1
+        if refused.code is ErrorCode.BUSY:
+            connection.breathe(BREATH_SECONDS)
         connection.send(
             Error(
                 id=command,

@@ -226,6 +226,24 @@ def test_reading_is_held_for_reasons() -> None:
     assert (guest.transport.reads(), guest.transport.paused) == (True, 1)
 
 
+def test_breath() -> None:
+    """For a breath nothing is read, however often one is asked for; it ends with the connection, too."""
+    scene = Scene()
+    guest = scene.guest()
+    guest.connection.breathe(0.25)
+    guest.connection.breathe(0.25)
+    assert (guest.transport.reads(), guest.connection.held) == (False, True)
+    scene.loop.advance(0.3)
+    assert (guest.transport.reads(), guest.connection.held) == (True, False)
+    guest.connection.breathe(0.25)
+    guest.connection.close(CloseCode.DRAINING)
+    assert guest.transport.reads()
+    guest.connection.breathe(0.25)
+    assert guest.transport.reads()
+    scene.loop.advance(0.3)
+    assert guest.transport.paused == 2
+
+
 def test_reading_at_the_end() -> None:
     """A transport that is closing is neither paused nor resumed."""
     guest = Scene().guest()

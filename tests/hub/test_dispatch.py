@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
@@ -13,148 +12,23 @@ import pytest
 
 from protocol.chat import ChatRemoved, RecallChat, RemoveChat, SendChat
 from protocol.closing import CloseCode
-from protocol.codec import JSON, MSGPACK, Codec
-from protocol.envelope import Epoch, Error, LineId, Person, RoomId, SessionId, UserId
+from protocol.codec import JSON, MSGPACK
+from protocol.envelope import Error, LineId, RoomId
 from protocol.refusals import Disconnect, ErrorCode, Refused
-from protocol.rooms import CueSent, JoinRoom, LeaveRoom, RoomLeft, SendCue
-from protocol.session import Hello, Ping, Ponged, RefreshToken, TokenRefreshed, Welcome
+from protocol.rooms import JoinRoom, RoomLeft, SendCue
+from protocol.session import Hello, Ping, Ponged, RefreshToken, TokenRefreshed
 from server.hub import dispatch
-from server.hub.connection import Connection
-from server.hub.dispatch import MOST_UNDER_WAY, Call, Dispatcher, handles
-from server.hub.hub import Hub, Limits
+from server.hub.dispatch import BREATH_SECONDS, MOST_UNDER_WAY, Call, handles
 from server.hub.limits import PATIENCE
 from server.hub.members import Room
 from server.hub.replay import Replay
 from storage.redis.limits import Limit, Verdict
 from tests.clocks import in_no_time
-from tests.hub.scene import LIMITS, session_of
-from tests.transport import Peer
+from tests.hub.desk import ROOM, Desk, Doubling, at_once, cue, handlers, leave, sent, welcome
 
-ROOM = RoomId(UUID(int=1))
+__all__ = ["handlers"]  # a fixture
+
 LINE = LineId(UUID(int=2))
-
-
-class Desk:
-    """A dispatcher, and handlers that do what the test says. A command's number is told by its `id`."""
-
-    def __init__(self, **limits: object) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.hub = Hub(Limits(**{**LIMITS, **limits}), self.loop)  # type: ignore[arg-type] # the test's own
-        self.node = cast("Any", SimpleNamespace(hub=self.hub, slugs={}))
-        self.dispatcher = Dispatcher(self.node, self._greet)
-        self.hub.receive = self.dispatcher.receive
-        self.hub.left = lambda *_, **__: None
-        self.begun: list[int] = []
-        self.calls: list[Call] = []
-        self.gates: dict[int, asyncio.Event] = {}
-        self.raises: dict[int, BaseException] = {}
-        self.greets: Callable[[Connection, Hello], Awaitable[None]] = self._welcome
-        dispatch.HANDLERS.clear()
-        handles(SendCue)(self._cue)
-        handles(LeaveRoom, alone=True)(self._leave)
-        handles(Ping)(self._ping)
-
-    def peer(self, codec: Codec = JSON) -> Peer:
-        """Let somebody shake hands."""
-        return Peer(self.hub.connect(), self.loop, codec=codec).open()
-
-    def guest(self, codec: Codec = JSON) -> Peer:
-        """Let somebody in who has said hello."""
-        peer = self.peer(codec)
-        self.connection_of(peer).session = session_of(1)
-        return peer
-
-    def connection_of(self, peer: Peer) -> Connection:
-        """Return the server's end."""
-        return next(one for one in self.hub.members.connections if one.transport is peer.transport)
-
-    def hold(self, *numbers: int) -> None:
-        """Keep handlers from finishing until `let_go`."""
-        for number in numbers:
-            self.gates[number] = asyncio.Event()
-
-    async def let_go(self, *numbers: int) -> None:
-        """Let handlers finish, and all that follows from it happen."""
-        for number in numbers:
-            self.gates[number].set()
-        await asyncio.sleep(0.001)
-
-    async def _pass(self, number: int) -> None:
-        self.begun.append(number)
-        if (gate := self.gates.get(number)) is not None:
-            await gate.wait()
-        if (error := self.raises.get(number)) is not None:
-            raise error
-
-    async def _cue(self, call: Call, command: SendCue) -> CueSent:
-        self.calls.append(call)
-        await self._pass(command.id)
-        return CueSent(id=command.id)
-
-    async def _leave(self, call: Call, command: LeaveRoom) -> RoomLeft:
-        await self._pass(command.id)
-        return RoomLeft(id=command.id, room=ROOM)
-
-    def _ping(self, call: Call, command: Ping) -> Ponged:
-        self.begun.append(command.id)
-        if (error := self.raises.get(command.id)) is not None:
-            raise error
-        return Ponged(id=command.id, server_time=1)
-
-    async def _greet(self, connection: Connection, hello: Hello) -> None:
-        await self.greets(connection, hello)
-
-    async def _welcome(self, connection: Connection, hello: Hello) -> None:
-        await self._pass(hello.id)
-        connection.session = session_of(1)
-        connection.send(welcome(hello.id))
-
-
-def welcome(number: int) -> Welcome:
-    """Return the answer to a hello."""
-    return Welcome(
-        id=number,
-        session=SessionId(UUID(int=1)),
-        user=Person(id=UserId(UUID(int=1)), name="somebody"),
-        epoch=Epoch("e"),
-        heartbeat=25.0,
-        expires_in=600.0,
-        server_time=1,
-    )
-
-
-def cue(number: int) -> SendCue:
-    """Return a command that may overlap others."""
-    return SendCue(id=number, room="room", cue="breathe in")
-
-
-def leave(number: int) -> LeaveRoom:
-    """Return a command that runs alone."""
-    return LeaveRoom(id=number, room="room")
-
-
-def sent(*numbers: int) -> list[CueSent]:
-    """Return the answers to cues."""
-    return [CueSent(id=number) for number in numbers]
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """Put the real handlers aside."""
-    aside = dict(dispatch.HANDLERS)
-    yield
-    dispatch.HANDLERS.clear()
-    dispatch.HANDLERS.update(aside)
-
-
-def at_once(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a test on a loop in which waiting takes no time."""
-
-    def run() -> None:
-        in_no_time(test())
-
-    run.__doc__ = test.__doc__
-    return run
 
 
 # One answer.
@@ -251,6 +125,85 @@ async def test_lost_meanwhile() -> None:
     assert desk.begun == [1]
     await desk.dispatcher.settle()
     assert desk.dispatcher.bugs == 0
+
+
+# What is gathered.
+
+
+@at_once
+async def test_gathered() -> None:
+    """Commands that only wait for a batch make one task in all, and each is answered by one write when it is done."""
+    desk = Desk(commands_rate=1000.0, commands_burst=1000.0)
+    doubling = Doubling(desk)
+    guests = [desk.guest() for _ in range(100)]
+    before = [len(guest.transport.written) for guest in guests]
+    tasks = 0
+
+    def counting(loop: asyncio.AbstractEventLoop, work: Any, **how: Any) -> asyncio.Task[Any]:
+        nonlocal tasks
+        tasks += 1
+        return asyncio.Task(work, loop=loop, **how)
+
+    desk.loop.set_task_factory(counting)
+    for number, guest in enumerate(guests, 1):
+        guest.say(cue(number))
+    assert tasks == 1
+    await desk.dispatcher.settle()
+    assert tasks == 1
+    assert doubling.batches == [list(range(1, 101))]
+    assert [len(guest.transport.written) for guest in guests] == [count + 1 for count in before]
+    assert [guest.take() for guest in guests] == [sent(number) for number in range(1, 101)]
+
+
+@at_once
+async def test_gathered_and_alone() -> None:
+    """What runs alone waits for what is gathered, and what came after it is gathered afterwards."""
+    desk = Desk()
+    Doubling(desk)
+    guest = desk.guest()
+    guest.say(cue(1), leave(2), cue(3))
+    await asyncio.sleep(0.05)
+    assert desk.begun == [1]
+    await desk.dispatcher.settle()
+    assert [answer.id for answer in guest.take()] == [1, 2, 3]
+
+
+@at_once
+async def test_gathered_and_lost() -> None:
+    """What came is done also for a client who has gone, what waited behind it is not; and settling waits for both."""
+    desk = Desk()
+    doubling = Doubling(desk)
+    guest, other = desk.guest(), desk.guest()
+    guest.say(cue(1), leave(2), cue(3))
+    other.say(cue(4))
+    guest.transport.end()
+    await asyncio.gather(desk.dispatcher.settle(), desk.dispatcher.settle())
+    assert (doubling.batches, desk.begun) == ([[1, 4]], [1, 4])
+    assert other.take() == sent(4)
+    assert desk.dispatcher.bugs == 0
+
+
+@at_once
+async def test_busy() -> None:
+    """Who is told that the server is busy is not read for a breath: what comes meanwhile is answered in one go afterwards."""
+    desk = Desk(commands_rate=1000.0, commands_burst=1000.0)
+    doubling = Doubling(desk, waiting=3)
+    guest, other = desk.guest(), desk.guest()
+    guest.say(*[cue(number) for number in range(1, 6)])
+    assert [(error.id, error.code, error.retry_after) for error in guest.take()] == [
+        (4, "busy", 1.0),
+        (5, "busy", 1.0),
+    ]
+    assert (guest.transport.reads(), guest.transport.paused) == (False, 1)
+    assert other.transport.reads()
+    await asyncio.sleep(BREATH_SECONDS - 0.01)
+    assert not guest.transport.reads()
+    assert guest.take() == sent(1, 2, 3)
+    await asyncio.sleep(0.02)
+    assert guest.transport.reads()
+    guest.say(cue(6))
+    await desk.dispatcher.settle()
+    assert doubling.batches == [[1, 2, 3], [6]]
 
 
 # Saying no.

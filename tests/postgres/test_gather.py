@@ -217,9 +217,86 @@ async def test_a_late_answer() -> None:
     assert await patient == 4
     assert sorted(number for batch in store.batches for number in batch) == [1, 2]
     store.seconds = 0.5
-    with pytest.raises(Refused):
-        await store.gather.ask(3, within=0.4)
-    assert await store.gather.ask(4, within=1.1) == 8
+    assert await store.gather.ask(3) == 6
+
+
+@at_once
+async def test_late_before_it_has_begun() -> None:
+    """Whose time is over before their item has begun is told that the server is busy, and the item is not run any more."""
+    store = Store(within=1.0)
+    store.seconds = 1.6
+    futures = [asyncio.create_task(store.gather.ask(1))]
+    await asyncio.sleep(0.05)
+    futures += [asyncio.create_task(store.gather.ask(number)) for number in (2, 3)]
+    patient = store.gather.submit(4)
+    assert await outcomes(*futures) == [ErrorCode.UNAVAILABLE, ErrorCode.BUSY, ErrorCode.BUSY]
+    assert await patient == 8
+    assert (store.batches, store.gather.dropped) == ([[1], [4]], 2)
+
+
+@at_once
+async def test_given_up() -> None:
+    """What nobody waits for any more is not run if it has not begun; what was submitted is, whoever waits for it."""
+    store = Store()
+    first = asyncio.create_task(store.gather.ask(1))
+    await asyncio.sleep(0.05)
+    asking = [asyncio.create_task(store.gather.ask(number)) for number in (2, 3)]
+    await asyncio.sleep(0)
+    submitted = [store.gather.submit(number) for number in (4, 5)]
+    asking[0].cancel()
+    submitted[0].cancel()
+    assert [await first, await asking[1], await submitted[1]] == [2, 6, 10]
+    assert (store.batches, store.gather.dropped) == ([[1], [3, 4, 5]], 1)
+
+
+@at_once
+async def test_queue_is_as_long_as_it_is_served() -> None:
+    """Whoever would wait for more than half of the time is told at once, and whoever is let in is served in time."""
+    store = Store(within=1.0, limit=2)
+    futures, refused = [], []
+    loop = asyncio.get_running_loop()
+    for number in range(200):  # twice what can be carried: two in 0.1 s
+        future: asyncio.Future[int] = loop.create_future()
+        try:
+            store.gather.put(number, future)
+        except Refused as busy:
+            refused.append(busy)
+        else:
+            futures.append((number, future))
+        await asyncio.sleep(0.025)
+    await store.gather.drain()
+    assert [await future for _, future in futures] == [2 * number for number, _ in futures]
+    assert 80 < len(refused) < 100  # half of what came after the queue had its length
+    assert {(busy.code, busy.retry_after) for busy in refused} == {(ErrorCode.BUSY, 1.0)}
+    assert all(len(batch) == 2 for batch in store.batches[1:-1])
+
+
+def test_one_timer_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many wait, their time is kept by one timer, and by none when nobody waits."""
+
+    async def run() -> None:
+        store = Store()
+        loop = asyncio.get_running_loop()
+        timers = 0
+        call_at = loop.call_at
+
+        def counting(*args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+            nonlocal timers
+            timers += 1
+            return call_at(*args, **kwargs)
+
+        monkeypatch.setattr(loop, "call_at", counting)
+        for number in range(500):
+            store.gather.put(number, loop.create_future())
+        assert timers == 1
+        store.seconds = 1.9
+        await store.gather.drain()
+        assert timers <= 1 + 1 + 16  # the first, the store's own, and as often as one looks
+        before = timers
+        await asyncio.sleep(10.0)
+        assert timers <= before + 1
+
+    in_no_time(run())
 
 
 @at_once
