@@ -157,7 +157,7 @@ class Expiry:
         for user in await subscriptions.due(pool, time.time()):
             told = await subscriptions.settle(pool, user, now=now(), grace=grace_seconds(node))
             node.person_events.publish(told)
-            self.ended += len(told)
+            self.ended += bool(told)
         following = await subscriptions.next_due(pool)
         if following is None:
             return LOOK_SECONDS

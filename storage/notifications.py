@@ -176,8 +176,15 @@ set ways = excluded.ways, quiet_start = excluded.quiet_start, quiet_end = exclud
 DOINGS = """
 select a.notification_id, a.face_id, n.user_id, n.first, n.last
 from notification_actors a join notifications n on n.id = a.notification_id
-where a.actor_id = $1 and ($2::uuid is null or n.user_id = $2) and ($3::uuid is null or a.face_id = $3)
-limit $4
+where a.actor_id = $1 limit $2
+"""
+
+DOINGS_AS = """
+select a.notification_id, a.face_id, n.user_id, n.first, n.last
+from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as d (user_id, actor_id, face_id)
+join notification_actors a on a.actor_id = d.actor_id and a.face_id = d.face_id
+join notifications n on n.id = a.notification_id and n.user_id = d.user_id
+where $4::text is null or n.kind = $4
 """
 
 # Whom an event has told of is nobody from here on. Of a person that it was about, the id goes too.
@@ -261,6 +268,16 @@ class NewNotice(Struct, frozen=True, kw_only=True):
     part: UUID | None = None
     outcome: str = ""
     occasion: str = ""
+
+
+class Doing(Struct, frozen=True):
+    """What somebody did as `face`: which notification it is part of, whose, and which events may tell of it."""
+
+    notification: UUID
+    face: UserId
+    user: UserId
+    first: Offset
+    last: Offset
 
 
 async def notify(
@@ -357,32 +374,42 @@ async def set_settings(pool: Pool, user: UserId, settings: NotificationSettings)
 async def forget_doings(pool: Pool, actor: UserId, limit: int) -> int:
     """Take back at most `limit` of what somebody did who has left for good; return how many there were."""
     async with answering(pool) as connection, connection.transaction():
-        return await _take_back(connection, actor, None, None, limit)
-
-
-async def hide(connection: Connection, user: UserId, actor: UserId, face: UserId) -> None:
-    """Let a person not see any more what somebody did as `face`, in the transaction that `connection` is in."""
-    await _take_back(connection, actor, user, face, 10_000)
-
-
-async def _take_back(
-    connection: Connection, actor: UserId, user: UserId | None, face: UserId | None, limit: int
-) -> int:
-    doings = await connection.fetch(DOINGS, actor, user, face, limit)
-    if doings:
-        users = [row["user_id"] for row in doings]
-        faces = [row["face_id"] for row in doings]
-        await connection.execute(LOCK, users)
-        await connection.execute(
-            BLANK,
-            users,
-            faces,
-            [row["first"] for row in doings],
-            [row["last"] for row in doings],
-            msgspec.json.encode(NOBODY).decode(),
-        )
-        await connection.execute(TAKE_BACK, [row["notification_id"] for row in doings], faces)
+        rows = await connection.fetch(DOINGS, actor, limit)
+        doings = [Doing(*row.values()) for row in rows]
+        await connection.execute(LOCK, [one.user for one in doings])
+        await _take_back(connection, doings)
     return len(doings)
+
+
+async def take_back(
+    connection: Connection,
+    doings: Sequence[tuple[UserId, UserId, UserId]],
+    kind: NotificationKind | None = None,
+) -> None:
+    """Let people not see any more what somebody did as whom, in the transaction that `connection` is in: all, or of one kind.
+
+    Each of `doings` is who saw it, who did it, and as whom: what was done under another name stays, because if it went, it would
+    be known whose it was.
+    """
+    users, actors, faces = zip(*doings, strict=True)
+    await connection.execute(LOCK, users)
+    rows = await connection.fetch(DOINGS_AS, users, actors, faces, kind)
+    await _take_back(connection, [Doing(*row.values()) for row in rows])
+
+
+async def _take_back(connection: Connection, doings: Sequence[Doing]) -> None:
+    if not doings:
+        return
+    faces = [one.face for one in doings]
+    await connection.execute(
+        BLANK,
+        [one.user for one in doings],
+        faces,
+        [one.first for one in doings],
+        [one.last for one in doings],
+        msgspec.json.encode(NOBODY).decode(),
+    )
+    await connection.execute(TAKE_BACK, [one.notification for one in doings], faces)
 
 
 async def forget(pool: Pool) -> int:

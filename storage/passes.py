@@ -11,11 +11,13 @@ import asyncpg
 from msgspec import Struct
 
 from protocol.envelope import RoomId, UserId
+from protocol.notifications import NotificationKind, Thing, ThingKind
 from protocol.passes import PassChanged
 from protocol.subscriptions import Reason, SubscriptionStatus
 from storage.entitlements import paid_for
+from storage.notifications import NewNotice, notify
 from storage.payment_objects import SubscriptionObject, room_of
-from storage.person_events import NewEvent, Told, append
+from storage.person_events import NewEvent, Told
 from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
 
@@ -170,4 +172,11 @@ async def _settle(
         return Changed([], taken_back)
     until = await connection.fetchval(UNTIL, user, row["room_id"])
     event = PassChanged(room=row["room_id"], until=until, reason=reason)
-    return Changed(await append(connection, [NewEvent(user, event, changes_session=True)]), taken_back)
+    notice = NewNotice(
+        user=user,
+        kind=NotificationKind.PAYMENT,
+        thing=Thing(kind=ThingKind.LOOPROOM, id=row["room_id"]),
+        outcome=reason,
+    )
+    told = await notify(connection, [notice], also=[NewEvent(user, event, changes_session=True)])
+    return Changed(told, taken_back)

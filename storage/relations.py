@@ -24,8 +24,10 @@ from msgspec import Struct
 
 from protocol.envelope import LineId, Person, RoomId, UserId
 from protocol.moderation import Role
+from protocol.notifications import NotificationKind, Thing, ThingKind
 from protocol.refusals import ErrorCode, Refused
 from protocol.relations import Friendship, Relation, RelationChange
+from storage.notifications import NewNotice, notify, take_back
 from storage.people import person
 from storage.person_events import NewEvent, Told, append
 from storage.personal import Part
@@ -250,6 +252,7 @@ async def block(pool: Pool, user: UserId, other: UserId, known_as: Person | None
         withdrawn = await connection.fetchval(TAKE_REQUEST, user, other)
         await connection.fetchval(TAKE_REQUEST, other, user)
         await connection.execute(PART_FOLLOWS, user, other)
+        await take_back(connection, [(user, other, named.id), (other, user, user)])
         events = [_event(user, relation, changes_session=True)]
         if (
             parted or withdrawn
@@ -305,7 +308,7 @@ async def request(pool: Pool, user: UserId, other: UserId) -> Change:
         if found.relation.friendship is Friendship.RECEIVED:
             return await _befriend(connection, user, other)
         await connection.execute(ASK, user, other)
-        return await _both_told(connection, user, other)
+        return await _both_told(connection, user, other, NotificationKind.FRIEND_REQUEST)
 
 
 async def accept(pool: Pool, user: UserId, other: UserId) -> Change:
@@ -335,6 +338,7 @@ async def unfriend(pool: Pool, user: UserId, other: UserId) -> Change | None:
         parted = await connection.fetchval(UNFRIEND, user, other)
         if not (parted or await connection.fetchval(TAKE_REQUEST, user, other)):
             return None
+        await take_back(connection, [(other, user, user)], NotificationKind.FRIEND_REQUEST)
         return await _both_told(connection, user, other)
 
 
@@ -430,14 +434,21 @@ async def _found(connection: Connection, user: UserId, other: UserId) -> Profile
 async def _befriend(connection: Connection, user: UserId, other: UserId) -> Change:
     await connection.fetchval(TAKE_REQUEST, other, user)
     await connection.execute(BEFRIEND, user, other)
-    return await _both_told(connection, user, other)
+    return await _both_told(connection, user, other, NotificationKind.FRIEND_ACCEPTED)
 
 
-async def _both_told(connection: Connection, user: UserId, other: UserId) -> Change:
-    """Tell two people how they stand to each other now."""
+async def _both_told(
+    connection: Connection, user: UserId, other: UserId, kind: NotificationKind | None = None
+) -> Change:
+    """Tell two people how they stand to each other now; and the other, where it is of a `kind`, that this happened to them."""
     relation = await _stand(connection, user, other)
     events = [_event(user, relation), _event(other, await _stand(connection, other, user))]
-    return Change(relation=relation, told=await append(connection, events))
+    notices = []
+    if kind is not None:
+        notices.append(
+            NewNotice(user=other, kind=kind, thing=Thing(kind=ThingKind.PERSON, id=user), actor=user)
+        )
+    return Change(relation=relation, told=await notify(connection, notices, also=events))
 
 
 async def _self_told(connection: Connection, user: UserId, other: UserId) -> Change:

@@ -16,13 +16,15 @@ import msgspec
 from msgspec import Struct
 
 from protocol.envelope import UserId
+from protocol.notifications import NotificationKind, Thing, ThingKind
 from protocol.refusals import ErrorCode, Refused
 from protocol.subscriptions import Reason, Subscription, SubscriptionChanged, SubscriptionStatus, Tier
 from storage import passes
 from storage.entitlements import Seen, Standing, newer, standing, tied
 from storage.jobs import Job, enqueue
+from storage.notifications import NewNotice, notify
 from storage.payment_objects import USER, SubscriptionObject, room_of
-from storage.person_events import NewEvent, Told, append
+from storage.person_events import NewEvent, Told
 from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
 from storage.sealing import Sealer
@@ -287,7 +289,12 @@ async def _settle(
             tier=new.tier, status=new.status, until=new.until * 1000, renews=new.renews, reason=new.reason
         )
     )
-    return await append(connection, [NewEvent(user, event, changes_session=True)])
+    notices = []
+    # That somebody does not want to go on is no outcome of a payment: they have said so themselves.
+    if new.reason is not Reason.CANCELED:
+        thing = Thing(kind=ThingKind.SUBSCRIPTION, id=user)
+        notices.append(NewNotice(user=user, kind=NotificationKind.PAYMENT, thing=thing, outcome=new.reason))
+    return await notify(connection, notices, also=[NewEvent(user, event, changes_session=True)])
 
 
 def _noted(row: asyncpg.Record) -> Standing:

@@ -384,7 +384,7 @@ async def test_what_a_block_leaves(two: Meeting) -> None:
     await happen(two, a_reaction(ada, vybe, bo), a_reaction(ada, other, bo))
     await happen(two, a_reaction(ada, vybe, cy))
     async with two.pool.acquire() as connection, connection.transaction():
-        await notifications.hide(connection, ada.user, bo.user, bo.user)
+        await notifications.take_back(connection, [(ada.user, bo.user, bo.user)])
     epoch = two.sites[0].node.stores.epoch
     device = await come(two, ada, person={"epoch": epoch, "offset": 0})
     (left,) = await listed(device)
@@ -392,6 +392,24 @@ async def test_what_a_block_leaves(two: Meeting) -> None:
     await device.call("session.ping")
     assert [notice["actor"]["name"] for notice in device.notices] == ["", "", "Cy"]
     assert str(bo.user) not in str(device.heard)
+
+
+async def test_asking_to_be_friends(two: Meeting) -> None:
+    """Who is asked is notified, and who has asked when it is accepted; a request that is taken back is not there any more."""
+    ada, bo = await two.guest("Ada"), await two.guest("Bo")
+    theirs, own = await come(two, bo), await come(two, ada)
+    await relations.request(two.pool, ada.user, bo.user)
+    (notice,) = await listed(theirs)
+    assert (notice["kind"], notice["actor"]["name"]) == ("friend_request", "Ada")
+    assert notice["thing"] == {"kind": "person", "id": str(ada.user)}
+    await relations.unfriend(two.pool, ada.user, bo.user)
+    assert await listed(theirs) == []
+    await relations.request(two.pool, ada.user, bo.user)
+    await relations.accept(two.pool, bo.user, ada.user)
+    assert [notice["kind"] for notice in await listed(theirs)] == ["friend_request"]
+    assert [notice["kind"] for notice in await listed(own)] == ["friend_accepted"]
+    await relations.block(two.pool, ada.user, bo.user)
+    assert [await listed(theirs), await listed(own)] == [[], []]
 
 
 async def test_whoever_leaves_takes_it_with_them(servers: Servers) -> None:

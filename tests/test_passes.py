@@ -10,6 +10,7 @@ import pytest
 
 from protocol.chat import RecallChat, SendChat
 from protocol.client import Client
+from protocol.notifications import Notice
 from protocol.passes import OfferRoom, PassChanged
 from protocol.presence import ListPresence
 from protocol.reactions import AddReaction, Reaction, Target, TargetKind
@@ -203,6 +204,11 @@ async def test_a_pass_for_a_session_ends(database_url: str, valkey: Valkey, pool
             last = of(PassChanged, ada, client)[-1]
             assert (last.until, last.reason) == (None, Reason.ENDED)
             assert await refused(join(back, client)) is ErrorCode.PASS_REQUIRED
+        notices = [one.notification for one in of(Notice, ada, clients[0])]
+        assert [(one.kind, one.outcome, one.thing.id) for one in notices] == [
+            ("payment", "paid", back.room),
+            ("payment", "ended", back.room),
+        ]
 
 
 async def test_a_monthly_pass_goes_on_and_ends(two: Shop, back: Backstage) -> None:

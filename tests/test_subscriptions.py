@@ -265,7 +265,12 @@ async def test_one_event_has_one_effect(database_url: str, valkey: Valkey, pool:
         statuses = await asyncio.gather(*(send(running.sites[turn % 2]) for turn in range(100)))
         assert statuses == [204] * 100
         await until(lambda: changes(ada.heard[client]))
-        assert await pool.fetchval("select count(*) from person_events") == 1
+        told = await pool.fetch("select body::jsonb ->> 'type' from person_events order by \"offset\"")
+        assert [row[0] for row in told] == ["subscription.changed", "notification.notice"]
+        assert [
+            tuple(row.values())
+            for row in await pool.fetch("select user_id, kind, outcome, count from notifications")
+        ] == [(ada.user, "payment", "paid", 1)]
         assert await pool.fetchval("select count(*) from payment_events where id = $1", active["id"]) == 1
 
 
