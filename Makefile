@@ -13,11 +13,11 @@ run: .venv/ready  ## Start the server with its own Postgres and Valkey.
 	@exec $(BIN)/looprooms serve
 
 test: .venv/dev  ## Run all tests.
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not nodes"
-	$(BIN)/python -m pytest -q -m nodes
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "not nodes"
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m nodes
 
 faults: .venv/dev  ## Run the fault tests alone: real processes, killed and starved.
-	$(BIN)/python -m pytest -q -m nodes
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m nodes
 
 cocktail: .venv/dev  ## Mix all faults at random for ten minutes.
 	$(BIN)/python -m pytest -q -s tests/nodes/test_cocktail.py --cocktail-seconds 600

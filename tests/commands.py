@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -74,6 +75,15 @@ class Served:
             return response.status, response.read()
         finally:
             connection.close()
+
+    def workers(self) -> list[int]:
+        """Return its workers that are there now; one may end while we look."""
+        found = []
+        for pid in self.family():
+            with contextlib.suppress(OSError):
+                if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
 
     def family(self) -> list[int]:
         """Return the processes whose command line names this server's folder or that are its children."""

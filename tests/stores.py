@@ -24,9 +24,11 @@ SEALING_KEY = "test:" + "A" * 43
 
 _NUMBERS = itertools.count(1)
 
-_COUNTED = """
+_COUNTED = r"""
 select query, calls from pg_stat_statements s join pg_database d on d.oid = s.dbid
-where d.datname = current_database() and query !~* 'pg_stat|typeinfo|jobs|job_periods|^(begin|commit|rollback|set )'
+where d.datname = current_database()
+  and query !~* 'pg_stat|typeinfo|current_setting|jobs|job_periods|^(begin|commit|rollback|set )'
+  and query !~* 'min\((changes|ends)_at\)|from (passes|subscriptions) where (open and ends|changes)_at <='
 """
 
 _BLOCKED = """
@@ -81,7 +83,7 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
 async def counted_statements(pool: Pool) -> AsyncIterator[Callable[[], Awaitable[list[tuple[str, int]]]]]:
     """Count the statements of this database from now on; what is given returns each with how often it ran.
 
-    Those about jobs are not counted: nodes look for jobs by the clock, whatever happens.
+    Not counted is what nodes do by the clock, whatever happens: looking for jobs, and for what has ended.
     """
     await pool.execute("create extension if not exists pg_stat_statements")
     await pool.execute("select pg_stat_statements_reset()")

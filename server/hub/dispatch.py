@@ -270,7 +270,9 @@ class Dispatcher:
         if connection.bucket.exhausted:
             connection.close(CloseCode.FLOODING)
         else:
-            self._refuse(connection, command, Refused(ErrorCode.RATE_LIMITED, retry_after=round(wait, 3)))
+            self._refuse(
+                connection, command, Refused(ErrorCode.RATE_LIMITED, retry_after=max(0.001, round(wait, 3)))
+            )
 
     def _refuse(self, connection: Connection, command: CommandId | None, refused: Refused) -> None:
         self.refused += 1

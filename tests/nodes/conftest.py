@@ -22,6 +22,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the fault tests one after the other, and beside them, where there are two workers, those that mostly wait.
+
+    What measures how long something takes has the machine to itself, but for tests that leave it alone.
+    """
+    for item in items:
+        if item.get_closest_marker("nodes") is not None:
+            patient = item.get_closest_marker("patient") is not None
+            item.add_marker(pytest.mark.xdist_group("patient" if patient else "busy"))
+
+
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """Return the seed of this test, which is printed when it fails."""

@@ -8,7 +8,7 @@ from tests.nodes.cluster import Cluster
 from tests.nodes.raw import Gone, Message, open_raw
 from tests.waiting import until
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.nodes, pytest.mark.patient, pytest.mark.timeout(60)]
 
 TAIL_SECONDS = 5.0
 """Within which a line is found that nobody published."""

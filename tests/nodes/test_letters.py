@@ -14,7 +14,7 @@ from tests.nodes.cluster import Cluster
 from tests.postbox import link_in, postbox
 from tests.waiting import until, wait_for
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.nodes, pytest.mark.patient, pytest.mark.timeout(90)]
 
 LEASE_ENDS = "update jobs set run_at = now() where kind = 'letters.welcome'"
 PASSWORD = "violets under a lamp"

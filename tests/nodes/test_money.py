@@ -24,7 +24,7 @@ from tests.nodes.raw import Message, RawConnection, open_raw
 from tests.stores import SEALING_KEY
 from tests.waiting import until
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.nodes, pytest.mark.patient, pytest.mark.timeout(120)]
 
 SOON = 1.0
 SECRET = "whsec_nodes"

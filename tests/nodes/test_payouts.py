@@ -12,7 +12,7 @@ from tests.nodes.cluster import Cluster
 from tests.nodes.test_money import opened
 from tests.waiting import until
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(170)]
+pytestmark = [pytest.mark.nodes, pytest.mark.patient, pytest.mark.timeout(170)]
 
 CREATORS = 12
 

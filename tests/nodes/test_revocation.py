@@ -16,7 +16,7 @@ from storage.redis.publications import Kind, Packet
 from tests.nodes.cluster import Account, Cluster, NodeProcess
 from tests.nodes.raw import RawConnection, open_raw
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.nodes, pytest.mark.patient, pytest.mark.timeout(90)]
 
 SOON = 1.0
 WITHOUT_REDIS = 30.0

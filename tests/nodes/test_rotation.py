@@ -14,7 +14,7 @@ from server.process.keys import made_at, new_key
 from storage.demo import MEMBER
 from tests.commands import a_folder, demo_password, looprooms, served
 
-pytestmark = pytest.mark.nodes
+pytestmark = [pytest.mark.nodes, pytest.mark.patient]
 
 
 @pytest.fixture

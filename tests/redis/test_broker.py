@@ -155,7 +155,7 @@ async def test_quiet_system_publishes_at_once(valkey: Valkey) -> None:
 async def test_a_thousand_channels(valkey: Valkey) -> None:
     """A thousand channels, subscribed at the same time, are each heard; unsubscribed, none is."""
     channels = [f"lr:{{{number}}}:events" for number in range(1000)]
-    async with node(valkey.url) as a, node(valkey.url) as b:
+    async with node(valkey.url) as a, node(valkey.url, timeout=10.0) as b:
         assert all(await asyncio.gather(*(b.broker.subscribe(channel) for channel in channels)))
         for channel in channels:
             a.broker.publish(channel, line(1))
