@@ -13,8 +13,8 @@ from protocol.envelope import UserId
 from server.gateways.mail import Undeliverable, Unsent
 from server.jobs import DAY, GiveUp, TryAgain, performs
 from server.mail import compose
-from storage import emails, links, passwords, waitlist
-from storage.emails import Addressee, ChangeAsked, ChangeMade, TakenBack, Welcome
+from storage import emails, identities, links, passwords, waitlist
+from storage.emails import AddressAdded, Addressee, ChangeAsked, ChangeMade, TakenBack, Welcome
 from storage.jobs import Periodic
 from storage.passwords import Forgotten, PasswordSet
 from storage.waitlist import Invited, Waiting
@@ -72,7 +72,7 @@ async def change_asked(node: Node, job: ChangeAsked) -> None:
     if to.taken:
         await _send(node, "change_taken", to, None)
     else:
-        await _send(node, "change", to, "email")
+        await _send(node, "add" if to.first else "change", to, "email")
 
 
 @performs(ChangeMade, **_PATIENCE)
@@ -81,6 +81,14 @@ async def change_made(node: Node, job: ChangeMade) -> None:
     to = await emails.change_made(node.stores.pool, node.stores.sealer, job.change)
     if to is not None:
         await _send(node, "changed", to, "undo")
+
+
+@performs(AddressAdded, **_PATIENCE)
+async def address_added(node: Node, job: AddressAdded) -> None:
+    """Tell somebody, where their provider knows them, that one signs in to their account with a password, too."""
+    email = await identities.address_of_provider(node.stores.pool, node.stores.sealer, UserId(job.user))
+    if email is not None:
+        await _send(node, "added", Addressee(email), "")
 
 
 @performs(Waiting, **_PATIENCE)
@@ -103,10 +111,10 @@ async def _to_entry(node: Node, entry: UUID) -> None:
 
 
 async def _send(node: Node, letter: str, to: Addressee, page: str | None) -> None:
-    """Send a letter with a link to one of our pages. Raises `GiveUp` and `TryAgain`."""
+    """Send a letter with a link to one of our pages, or, where it is empty, to the first. Raises `GiveUp` and `TryAgain`."""
     home = node.settings.home
     token = f"#{to.token}" if to.token else ""
-    link = None if page is None else f"{home}/account/{page}{token}"
+    link = None if page is None else f"{home}/account/{page}{token}" if page else f"{home}/"
     try:
         await node.mailer.send(compose(letter, to.email, home=home, link=link))
     except Undeliverable as refused:

@@ -25,6 +25,7 @@ from storage.links import Purpose, link_hash, make_link, use_link, void_links
 from storage.people import (
     ACCOUNT,
     ADDRESS,
+    LOCK_PERSON,
     SET_HASH,
     Account,
     Credentials,
@@ -82,12 +83,16 @@ SET_ADDRESS = """
 update identities set subject = $2, sealed_address = $3, issuer = '' where user_id = $1 and provider = 'EMAIL'
 """
 
+ADD_ADDRESS = """
+insert into identities (user_id, provider, subject, sealed_address, password_hash) values ($1, 'EMAIL', $2, $3, $4)
+"""
+
 DROP_REQUESTS = """
 delete from email_changes where user_id = $1 and confirmed_at is null
 """
 
 REQUEST_CHANGE = """
-insert into email_changes (id, user_id, subject, sealed_new) values ($1, $2, $3, $4)
+insert into email_changes (id, user_id, subject, sealed_new, password_hash) values ($1, $2, $3, $4, $5)
 """
 
 OWNER_OF_LINK = """
@@ -97,11 +102,16 @@ where l.hash = $1 and l.purpose = $2::link_purpose and l.expires_at > now()
 """
 
 LOCK_CHANGE = """
-select user_id, subject, sealed_new, sealed_old, requested_at, confirmed_at from email_changes where id = $1 for update
+select user_id, subject, sealed_new, sealed_old, password_hash, requested_at, confirmed_at
+from email_changes where id = $1 for update
 """
 
 CONFIRM_CHANGE = """
-update email_changes set confirmed_at = now(), sealed_old = $2 where id = $1
+update email_changes set confirmed_at = now(), sealed_old = $2, password_hash = null where id = $1
+"""
+
+DROP_CHANGES = """
+delete from email_changes where user_id = $1
 """
 
 DROP_CHANGES_SINCE = """
@@ -137,12 +147,22 @@ class ChangeMade(Job, tag="letters.changed"):
     change: UUID
 
 
+class AddressAdded(Job, tag="letters.added"):
+    """A person who came through Google or Apple has an address and a password, too."""
+
+    user: UUID
+
+
 class Addressee(Struct, frozen=True):
-    """Whom a letter goes to. `taken`: the address is proven by somebody else than the one that it is about. `token` is of a link."""
+    """Whom a letter goes to. `taken`: the address is proven by somebody else than the one that it is about. `token` is of a link.
+
+    `first`: who wants the address has had none.
+    """
 
     email: str
     token: str | None = None
     taken: bool = False
+    first: bool = False
 
 
 class Identity(Struct, frozen=True):
@@ -210,13 +230,33 @@ async def verify(pool: Pool, sealer: Sealer, token: str) -> UserId:
 
 async def ask_for_change(pool: Pool, sealer: Sealer, user: UserId, email: str) -> None:
     """Have a letter sent to `email` (normalised), which becomes the person's address when it is confirmed from there."""
-    change = uuid4()
-    sealed = sealer.seal(NEW_ADDRESS, change, email)
     async with answering(pool) as connection, connection.transaction():
         await lock_identity(connection, sealer, user)
-        await connection.execute(DROP_REQUESTS, user)
-        await connection.execute(REQUEST_CHANGE, change, user, address_index(sealer, email), sealed)
-        await enqueue(connection, ChangeAsked(change=change))
+        await _request(connection, sealer, user, email, None)
+
+
+async def ask_for_first(pool: Pool, sealer: Sealer, user: UserId, email: str, password_hash: str) -> None:
+    """Have a letter sent to `email` (normalised), with which a person who has no password signs in, too, once it is confirmed.
+
+    Raises `Refused` (identity_taken) for one who has an address.
+    """
+    async with answering(pool) as connection, connection.transaction():
+        await connection.execute(LOCK_PERSON, user)
+        if await lock_identity(connection, sealer, user) is not None:
+            raise Refused(ErrorCode.IDENTITY_TAKEN)
+        await _request(connection, sealer, user, email, password_hash)
+
+
+async def _request(
+    connection: Connection, sealer: Sealer, user: UserId, email: str, password_hash: str | None
+) -> None:
+    change = uuid4()
+    sealed = sealer.seal(NEW_ADDRESS, change, email)
+    await connection.execute(DROP_REQUESTS, user)
+    await connection.execute(
+        REQUEST_CHANGE, change, user, address_index(sealer, email), sealed, password_hash
+    )
+    await enqueue(connection, ChangeAsked(change=change))
 
 
 async def change_asked(pool: Pool, sealer: Sealer, change: UUID) -> Addressee | None:
@@ -228,25 +268,43 @@ async def change_asked(pool: Pool, sealer: Sealer, change: UUID) -> Addressee | 
         email = sealer.open(NEW_ADDRESS, change, row["sealed_new"])
         if await connection.fetchval(IS_PROVEN, _subjects(sealer, email), row["user_id"]):
             return Addressee(email, taken=True)
-        return Addressee(email, await make_link(connection, Purpose.CHANGE, change=change))
+        token = await make_link(connection, Purpose.CHANGE, change=change)
+        return Addressee(email, token, first=row["password_hash"] is not None)
 
 
 async def confirm_change(pool: Pool, sealer: Sealer, token: str) -> UserId:
     """Give a person the address that a link was mailed to. Raises `Refused`: link_invalid, email_taken."""
     async with proving(pool) as connection:
-        identity, change = await open_link(connection, sealer, Purpose.CHANGE, token)
-        user = identity.account.id
+        user = await _owner(connection, Purpose.CHANGE, token)
+        await connection.execute(LOCK_PERSON, user)
+        identity = await lock_identity(connection, sealer, user)
+        change = await use_link(connection, Purpose.CHANGE, token)
         row = await connection.fetchrow(LOCK_CHANGE, change)
         if row is None or row["confirmed_at"] is not None:
             raise Refused(ErrorCode.LINK_INVALID)
+        first: str | None = row["password_hash"]
+        if (identity is None) is (first is None):  # they have got another way in since, or lost this one
+            raise Refused(ErrorCode.LINK_INVALID)
         old = None
-        if identity.account.verified:
+        if identity is not None and identity.account.verified:
             # An address that was only claimed has no right to take anything back.
             old = sealer.seal(OLD_ADDRESS, change, identity.email)
             await enqueue(connection, ChangeMade(change=change))
         await connection.execute(CONFIRM_CHANGE, change, old)
-        await _give_address(connection, sealer, user, sealer.open(NEW_ADDRESS, change, row["sealed_new"]))
+        email = sealer.open(NEW_ADDRESS, change, row["sealed_new"])
+        if first is None:
+            await _give_address(connection, sealer, user, email)
+        else:
+            sealed = sealer.seal(ADDRESS, user, email)
+            await connection.execute(ADD_ADDRESS, user, address_index(sealer, email), sealed, first)
+            await enqueue(connection, AddressAdded(user=user))
     return user
+
+
+async def forget_address(connection: Connection, user: UserId) -> None:
+    """Make worthless what was mailed to somebody's address, and what was asked for it: they sign in without one now."""
+    await void_links(connection, user, Purpose.VERIFY, Purpose.RESET)
+    await connection.execute(DROP_CHANGES, user)
 
 
 async def change_made(pool: Pool, sealer: Sealer, change: UUID) -> Addressee | None:
@@ -305,11 +363,17 @@ async def open_link(
     connection: Connection, sealer: Sealer, purpose: Purpose, token: str
 ) -> tuple[Identity, UUID]:
     """Lock the identity of whom a link is of, and use it up; return what it is of, too. Raises `Refused` (link_invalid)."""
-    user = await connection.fetchval(OWNER_OF_LINK, link_hash(token), purpose.value)
-    identity = None if user is None else await lock_identity(connection, sealer, user)
+    identity = await lock_identity(connection, sealer, await _owner(connection, purpose, token))
     if identity is None:
         raise Refused(ErrorCode.LINK_INVALID)
     return identity, await use_link(connection, purpose, token)
+
+
+async def _owner(connection: Connection, purpose: Purpose, token: str) -> UserId:
+    user: UserId | None = await connection.fetchval(OWNER_OF_LINK, link_hash(token), purpose.value)
+    if user is None:
+        raise Refused(ErrorCode.LINK_INVALID)
+    return user
 
 
 @asynccontextmanager

@@ -25,8 +25,17 @@ from msgspec import Struct
 
 from protocol.envelope import Milliseconds, UserId
 from protocol.refusals import ErrorCode, Refused
+from storage.emails import forget_address
 from storage.jobs import Job, enqueue_all
-from storage.people import ACCOUNT, ADDRESS, Account, account_from, address_index, address_of
+from storage.people import (
+    ACCOUNT,
+    ADDRESS,
+    LOCK_PERSON,
+    Account,
+    account_from,
+    address_index,
+    address_of,
+)
 from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
 from storage.sealing import Sealer
@@ -76,11 +85,6 @@ where provider = $1::auth_provider and issuer = $2 and subject = $3
 
 OWNER_OF_IDENTITY = """
 select user_id from identities where provider = $1::auth_provider and issuer = $2 and subject = $3
-"""
-
-# Whoever adds or removes a way in has this row; so two who each remove the other's last one wait for each other.
-LOCK_PERSON = """
-select true from users where id = $1 for no key update
 """
 
 CLAIMS_AN_ADDRESS = """
@@ -259,6 +263,12 @@ async def ways_in(pool: Pool, sealer: Sealer, user: UserId) -> list[WayIn]:
         return await _ways_in(connection, sealer, user)
 
 
+async def address_of_provider(pool: Pool, sealer: Sealer, user: UserId) -> str | None:
+    """Return the oldest address by which a provider knows a person. None when none has verified one."""
+    ways = await ways_in(pool, sealer, user)
+    return next((way.address for way in ways if way.provider != EMAIL and way.address is not None), None)
+
+
 async def unlink(pool: Pool, sealer: Sealer, user: UserId, provider: str, offered: Collection[str]) -> None:
     """Take an identity away, and have revoked what its provider gave. Only `offered` providers are a way in that stays.
 
@@ -273,6 +283,8 @@ async def unlink(pool: Pool, sealer: Sealer, user: UserId, provider: str, offere
             raise Refused(ErrorCode.LAST_IDENTITY)
         await connection.execute(REMOVE_IDENTITY, user, provider)
         await _let_tokens_go(connection, user, provider)
+        if provider == EMAIL:
+            await forget_address(connection, user)
 
 
 async def revoke_provider_tokens(connection: Connection, sealer: Sealer, user: UserId) -> None:  # noqa: ARG001 - as all that happens when somebody leaves

@@ -57,6 +57,11 @@ where s.id = $1
 limit 1
 """
 
+# Whoever adds or removes a way in has this row; so two who each remove the other's last one wait for each other.
+LOCK_PERSON = """
+select true from users where id = $1 for no key update
+"""
+
 SET_ANONYMITY = """
 update users set anonymous = $2 where id = $1 and anonymous <> $2 returning true
 """

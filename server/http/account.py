@@ -108,7 +108,7 @@ class AccountPages:
                 ("token",),
                 "Use this address",
                 lambda fields: emails.confirm(fields["token"]),
-                "The address is yours now. The one before was told.",
+                "The address is yours now. If there was another one before, it was told.",
             ),
             "undo": _Page(
                 "Take the change back",

@@ -62,7 +62,7 @@ def create_app(node: Node) -> Starlette:
     endpoints = [
         *auth.endpoints(accounts),
         *providers.endpoints(arrivals),
-        *identities.endpoints(identities.OwnIdentities(node, arrivals)),
+        *identities.endpoints(identities.OwnIdentities(node, arrivals, passwords)),
         *emails.endpoints(own_emails),
         *account_passwords.endpoints(own_password),
         *waitlist.endpoints(places),

@@ -11,6 +11,7 @@ from protocol.envelope import SessionId
 from protocol.refusals import ErrorCode, Refused
 from server.tokens import Claims
 from storage.people import Account, account_of_session
+from storage.session import session_age
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -31,6 +32,10 @@ class Caller(Struct, frozen=True):
     session: SessionId
 
 
+FRESH_SECONDS: Final = 600.0
+"""So long after a sign-in one has just shown who one is."""
+
+
 async def caller_of(node: Node, request: Request) -> Caller:
     """Return whose access token the request carries. Raises `Refused` when there is none that counts."""
     claims = claims_of(node, request)
@@ -38,6 +43,12 @@ async def caller_of(node: Node, request: Request) -> Caller:
     if found is None or found.ended or found.banned or found.account.id != claims.user:
         raise Refused(ErrorCode.SESSION_ENDED)
     return Caller(found.account, claims.session)
+
+
+async def only_fresh(node: Node, caller: Caller) -> None:
+    """Raise `Refused` (proof_required) for one who has not just signed in: it may be somebody else at their device."""
+    if await session_age(node.stores.pool, caller.session) > FRESH_SECONDS:
+        raise Refused(ErrorCode.PROOF_REQUIRED)
 
 
 def claims_of(node: Node, request: Request) -> Claims:

@@ -2,6 +2,7 @@
 import { Problem, ask, askAsMe, call, live, renew, signIn, signOut } from "/live.js";
 
 const REACTIONS = ["HEART", "CLAP", "FIRE", "PEACE", "INSPIRE", "STRENGTH", "GRATITUDE", "MINDFUL"];
+const WAYS = { email: "your e-mail address and password", google: "Google", apple: "Apple" };
 const ERRORS = {
   cancelled: "You have not signed in.",
   account_exists: "There is an account with this address already. Sign in to it first.",
@@ -56,7 +57,7 @@ async function offerProviders() {
 function outside() {
   room = null;
   lines.clear();
-  for (const id of ["doors", "lines", "sessions", "who", "title", "about", "here"]) at(id).replaceChildren();
+  for (const id of ["doors", "lines", "sessions", "who", "ways", "title", "about", "here"]) at(id).replaceChildren();
   show("door");
 }
 
@@ -124,6 +125,9 @@ async function account() {
   const tier = me.tier === "FREE" ? "" : ` You have ${me.tier.toLowerCase().replace("_", " ")}.`;
   at("who").textContent = `${me.name}${me.email ? `, ${me.email}` : ""}.${tier}`;
   at("unproven").hidden = !me.email || me.verified;
+  const ways = (await askAsMe("GET", "/me/identities")).identities.map((one) => one.provider);
+  at("ways").textContent = `You sign in with ${ways.map((one) => WAYS[one]).join(", or with ")}.`;
+  at("add-email").hidden = ways.includes("email");
 }
 
 async function sessions() {
@@ -161,6 +165,11 @@ async function end(path) {
 }
 
 on("others", "click", () => end("/me/sessions"));
+on("add-email", "submit", async (form, element) => {
+  await askAsMe("POST", "/me/identities/email", { email: form.get("email"), password: form.get("password") });
+  element.reset();
+  say("Look into your mail: the address counts as soon as you have opened the link.");
+});
 on("resend", "click", async () => {
   await askAsMe("POST", "/me/email/verification");
   say("The link is on its way.");

@@ -1,4 +1,4 @@
-"""The ways in to one's own account: seeing them, adding Google or Apple, and taking one of those away."""
+"""The ways in to one's own account: seeing them, adding another one, and taking one away. The last one stays."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from msgspec import Meta, Struct
 from starlette.requests import Request
 
 from protocol.refusals import ErrorCode, Refused
-from server.http.callers import REFUSALS, caller_of
+from server.emails import Email, mailbox, normalised_email
+from server.http.auth import ASKED_LETTERS, LETTERS, NewPassword
+from server.http.callers import REFUSALS, Caller, caller_of, only_fresh
 from server.http.endpoint import Endpoint, WithCookies
 from server.http.proofs import ID_TOKEN_EXAMPLE, IdToken, proven_on_device
 from server.http.providers import PROVIDER, Arrivals
-from storage.identities import link, unlink, ways_in
+from server.passwords import Passwords, check_strength
+from server.session import end_others
+from storage.emails import ask_for_first
+from storage.identities import EMAIL, link, unlink, ways_in
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -55,12 +60,20 @@ class LinkBegun(Struct):
     url: Annotated[str, Meta(description="An address of the provider; set `location` of the page to it.")]
 
 
+class AddEmail(Struct):
+    """An address to sign in with, and a password for it."""
+
+    email: Email
+    password: NewPassword
+
+
 class OwnIdentities:
     """The operations on one's own identities, of one node."""
 
-    def __init__(self, node: Node, arrivals: Arrivals) -> None:
+    def __init__(self, node: Node, arrivals: Arrivals, passwords: Passwords) -> None:
         self._node = node
         self._arrivals = arrivals
+        self._passwords = passwords
 
     async def identities(self, request: Request) -> Identities:
         """List how you can sign in."""
@@ -99,15 +112,45 @@ class OwnIdentities:
         url, keeping = self._arrivals.begin_link(self._arrivals.provider(request), body.then, caller.session)
         return WithCookies(LinkBegun(url), (keeping,))
 
+    async def add_email(self, request: Request, body: AddEmail) -> None:
+        """Sign in with an address and a password, too, if so far you only do with Google or Apple.
+
+        You must have signed in within the last 10 minutes, and the address counts once the link is opened that is mailed to it, within
+        a day: that the provider names an address proves nothing here. The answer is the same whether somebody has it already or not.
+        """
+        caller = await caller_of(self._node, request)
+        email = normalised_email(body.email)
+        await only_fresh(self._node, caller)
+        check_strength(body.password, email, email.partition("@")[0], caller.account.name)
+        if caller.account.email is not None:
+            raise Refused(ErrorCode.IDENTITY_TAKEN)
+        await self._node.quotas.demand(LETTERS, mailbox(email))
+        password_hash = await self._passwords.hash(body.password)
+        stores = self._node.stores
+        await ask_for_first(stores.pool, stores.sealer, caller.account.id, email, password_hash)
+
+    async def remove_email(self, request: Request) -> None:
+        """Sign in without an address and a password from now on. You must have signed in within the last 10 minutes.
+
+        All your other sessions end: whoever knows the password may have them. The last way in stays.
+        """
+        caller = await caller_of(self._node, request)
+        await only_fresh(self._node, caller)
+        await self._unlink(caller, EMAIL)
+        await end_others(self._node, caller.account.id, caller.session)
+
     async def unlink(self, request: Request) -> None:
         """Take Google or Apple away. The last way in stays."""
         caller = await caller_of(self._node, request)
         name = request.path_params["provider"]
         if name not in ("google", "apple"):
             raise Refused(ErrorCode.NOT_FOUND)
+        await self._unlink(caller, name.upper())
+
+    async def _unlink(self, caller: Caller, provider: str) -> None:
         stores = self._node.stores
         offered = [one.name.upper() for one in self._node.providers.all()]
-        await unlink(stores.pool, stores.sealer, caller.account.id, name.upper(), offered)
+        await unlink(stores.pool, stores.sealer, caller.account.id, provider, offered)
 
 
 def endpoints(own: OwnIdentities) -> list[Endpoint]:
@@ -139,6 +182,35 @@ def endpoints(own: OwnIdentities) -> list[Endpoint]:
             status=204,
             signed_in=True,
             refuses=(*REFUSALS, *linking),
+            group="Google and Apple",
+        ),
+        Endpoint(
+            method="POST",
+            path="/me/identities/email",
+            summary="Add an address and a password",
+            handle=own.add_email,
+            limits=(ASKED_LETTERS,),
+            body=AddEmail,
+            example=AddEmail("ada@example.org", "violets under a lamp"),
+            status=202,
+            signed_in=True,
+            refuses=(
+                *REFUSALS,
+                ErrorCode.PROOF_REQUIRED,
+                ErrorCode.IDENTITY_TAKEN,
+                ErrorCode.PASSWORD_WEAK,
+                ErrorCode.BUSY,
+            ),
+            group="Google and Apple",
+        ),
+        Endpoint(
+            method="DELETE",
+            path="/me/identities/email",
+            summary="Take the address and the password away",
+            handle=own.remove_email,
+            status=204,
+            signed_in=True,
+            refuses=(*REFUSALS, ErrorCode.PROOF_REQUIRED, ErrorCode.NOT_FOUND, ErrorCode.LAST_IDENTITY),
             group="Google and Apple",
         ),
         Endpoint(

@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 
 from protocol.envelope import Milliseconds
 from protocol.refusals import ErrorCode, Refused
-from server.http.callers import REFUSALS, Caller, address_of, caller_of
+from server.http.callers import REFUSALS, Caller, address_of, caller_of, only_fresh
 from server.http.cookies import REFRESH, from_page, no_cookie
 from server.http.endpoint import JSON, Endpoint, Parameter, WithCookies
 from server.http.guesses import Guesses
@@ -22,13 +22,10 @@ from storage import privacy
 from storage.departures import remove_person
 from storage.people import password_of
 from storage.redis.limits import Limit
-from storage.session import session_age
 
 if TYPE_CHECKING:
     from server.node import Node
 
-FRESH_SECONDS: Final = 600.0
-"""So long after a sign-in one has just shown who one is."""
 EXPORTS: Final = Limit("exports", burst=5, rate=5 / 86400)
 """Exports that a person asks for."""
 
@@ -108,8 +105,7 @@ class OwnData:
         account = caller.account
         stored = await password_of(self._node.stores.pool, account.id) if password is not None else None
         if password is None or stored is None or account.email is None:
-            if await session_age(self._node.stores.pool, caller.session) > FRESH_SECONDS:
-                raise Refused(ErrorCode.PROOF_REQUIRED)
+            await only_fresh(self._node, caller)
             return
         address = address_of(self._node, request)
         await self._guesses.check(address, account.email)

@@ -132,6 +132,15 @@ async def test_google(person: Person, house: House) -> None:
     await before.sees("You have been signed out.")
     assert email not in await before.shown()
     assert (await house.site.post("/auth/refresh", refresh_token=token)).status_code == 401
+    await page.sees("You sign in with Google.")
+    await page.fill("#add-email", email="greta@home.example", password=PASSWORD)
+    await page.click("Send me the link")
+    await page.sees("Look into your mail")
+    await page.picture("google-lobby")
+    mailed = await person.open(link_in(await house.box.next("greta@home.example")))
+    await mailed.click("Use this address")
+    await mailed.sees("The address is yours now.")
+    assert (await sign_in(house.site, "greta@home.example")).status_code == 200
     await page.click("Sign out")
     await page.sees(WELCOME)
     await page.click("Continue with Google")

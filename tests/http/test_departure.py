@@ -16,7 +16,7 @@ from protocol.closing import CloseCode
 from protocol.envelope import NOBODY, LineId, Person, RoomId
 from protocol.reactions import Reaction, Target, TargetKind
 from protocol.refusals import ErrorCode, Refused
-from server.http.privacy import FRESH_SECONDS
+from server.http.callers import FRESH_SECONDS
 from server.node import Node
 from storage import chat, departures
 from storage.chat import NewLine
