@@ -74,6 +74,7 @@ class _NodeCollector(Collector):
             ("fanout_turns", "Turns of the fan-out.", hub.fanout.turns),
             ("commands", "Commands begun.", node.dispatcher.commands),
             ("refusals", "Commands answered with an error.", node.dispatcher.refused),
+            ("put_aside", "Times that what a client sent waited for a later turn.", hub.intake.put_aside),
             (
                 "turned_away",
                 "Connections that were turned away because their address makes too many.",

@@ -16,7 +16,7 @@ What may never enter the loop over sockets
 
 The files
     `connection` alone knows a transport; `handshake` says who gets one, `identity` who they are. `fanout`, `outbox`, `backlog`,
-    `replay`, `pulse`, `limits`, `wheel` and `members` are plain synchronous objects. `dispatch` runs commands,
+    `intake`, `replay`, `pulse`, `limits`, `wheel` and `members` are plain synchronous objects. `dispatch` runs commands,
     `gathered` those that need no task; `subscriptions` keeps the node's rooms whole, `drain` stops a node. No file here knows a
     domain; domains plug in through `hub.Hub` and `dispatch.handles`.
 

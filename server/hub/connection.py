@@ -132,9 +132,17 @@ class Connection(asyncio.Protocol):
         hub.wheel.watch(self, now + hub.limits.hello_timeout)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, in pieces, until the connection is closing."""
-        self._heard_at = self._hub.clock()
+        """Take what came, or put it aside when this turn has taken enough."""
+        hub = self._hub
+        self._heard_at = now = hub.clock()
         self._pinged_at = None
+        if hub.intake.admits(now):
+            self.take(data)
+        else:
+            hub.intake.put(self, data, now)
+
+    def take(self, data: bytes) -> None:
+        """Parse what came, in pieces, until the connection is closing."""
         if self._deaf:
             self._deaf += len(data)
             if self._deaf > DEAF_BYTES:
@@ -160,6 +168,7 @@ class Connection(asyncio.Protocol):
         """Leave every room and forget the connection."""
         hub = self._hub
         hub.wheel.forget(self)
+        hub.intake.forget(self)
         if hub.server_state is not None:
             hub.server_state.connections.discard(self)
         hub.members.gone(self)
@@ -359,12 +368,6 @@ class Connection(asyncio.Protocol):
     def held(self) -> bool:
         """Whether this client is not read, for whatever reason."""
         return bool(self._read_holds)
-
-    def breathe(self, seconds: float) -> None:
-        """Read nothing for a while; what has come by then is read in one piece."""
-        if self._closing_at is None and "breath" not in self._read_holds:
-            self.hold_reading("breath")
-            self._hub.loop.call_later(seconds, self.release_reading, "breath")
 
     def release_reading(self, why: str) -> None:
         """Take one reason for not reading away."""

@@ -43,11 +43,6 @@ _LOGGER = logging.getLogger("looprooms.dispatch")
 MOST_UNDER_WAY: Final = 64
 """Commands of one connection that run or wait; past it the connection is not read until there are half as many."""
 
-BREATH_SECONDS: Final = 0.25
-"""How long a client who is told that the server is busy is not read. What it sends meanwhile waits on its side of the network, or
-comes in one piece and is answered in one: then a refusal costs a few microseconds, where reading and answering each alone
-costs as much as half of serving it, and a server that is asked for twice what it can carry would do little else."""
-
 AnswerT = TypeVar("AnswerT", bound=Answer)
 CommandT = TypeVar("CommandT", bound=Command[Any])
 
@@ -151,6 +146,9 @@ class Dispatcher:
         wait = connection.bucket.take(self._node.hub.clock())
         if wait:
             self._refuse_flood(connection, command.id, wait)
+            return
+        if self._node.hub.intake.late:
+            self._refuse(connection, command.id, Refused(ErrorCode.BUSY, retry_after=1.0))
             return
         self.commands += 1
         connection.queue.append(command)  # while hello is being answered, what follows it waits its turn
@@ -276,8 +274,6 @@ class Dispatcher:
 
     def _refuse(self, connection: Connection, command: CommandId | None, refused: Refused) -> None:
         self.refused += 1
-        if refused.code is ErrorCode.BUSY:
-            connection.breathe(BREATH_SECONDS)
         connection.send(
             Error(
                 id=command,

@@ -17,6 +17,7 @@ from protocol.codec import JSON, MSGPACK
 from protocol.envelope import Event, RoomId
 from server.hub.connection import Connection
 from server.hub.fanout import Fanout
+from server.hub.intake import Intake
 from server.hub.members import Members, Room
 from server.hub.wheel import Wheel
 from storage.redis.publications import Kind, Packet
@@ -68,6 +69,7 @@ class Hub:
         self.clock: Callable[[], float] = loop.time
         self.members = Members()
         self.fanout = Fanout(loop)
+        self.intake = Intake(loop)
         self.wheel = Wheel(loop.time)
         self.draining = False
         self.closes: Counter[CloseCode] = Counter()

@@ -14,6 +14,7 @@ from protocol.codec import JSON, MSGPACK, Codec
 from protocol.rooms import Cue
 from protocol.session import Ping, Ponged
 from server.hub.connection import DEAF_BYTES, HELLO_BYTES, MOST_FRAGMENTS, PIECE, Connection
+from server.hub.intake import SLICE_SECONDS
 from storage.redis.publications import Kind
 from tests.hub.scene import Guest, Scene, packet, session_of
 
@@ -226,22 +227,22 @@ def test_reading_is_held_for_reasons() -> None:
     assert (guest.transport.reads(), guest.transport.paused) == (True, 1)
 
 
-def test_breath() -> None:
-    """For a breath nothing is read, however often one is asked for; it ends with the connection, too."""
+def test_a_turn_that_is_full() -> None:
+    """What comes when a turn has taken enough is taken in the next ones, in order, and nothing of it once one is gone."""
     scene = Scene()
-    guest = scene.guest()
-    guest.connection.breathe(0.25)
-    guest.connection.breathe(0.25)
-    assert (guest.transport.reads(), guest.connection.held) == (False, True)
-    scene.loop.advance(0.3)
-    assert (guest.transport.reads(), guest.connection.held) == (True, False)
-    guest.connection.breathe(0.25)
-    guest.connection.close(CloseCode.DRAINING)
-    assert guest.transport.reads()
-    guest.connection.breathe(0.25)
-    assert guest.transport.reads()
-    scene.loop.advance(0.3)
-    assert guest.transport.paused == 2
+    guest, gone = scene.guest(), scene.guest()
+    scene.loop.settle()
+    assert scene.hub.intake.admits(scene.loop.now)
+    scene.loop.now += 2 * SLICE_SECONDS
+    for peer, text in ((guest, b"a"), (gone, b"b")):
+        peer.client.send_text(text)
+        peer.connection.data_received(b"".join(peer.client.data_to_send()))
+    assert (guest.transport.reads(), guest.connection.held, messages(scene)) == (False, True, [])
+    gone.transport.end()
+    scene.loop.settle()
+    assert (guest.transport.reads(), guest.connection.held, messages(scene)) == (True, False, [b"a"])
+    guest.say_bytes(b"c")
+    assert messages(scene) == [b"a", b"c"]
 
 
 def test_reading_at_the_end() -> None:

@@ -18,7 +18,7 @@ from protocol.refusals import Disconnect, ErrorCode, Refused
 from protocol.rooms import JoinRoom, RoomLeft, SendCue
 from protocol.session import Hello, Ping, Ponged, RefreshToken, TokenRefreshed
 from server.hub import dispatch
-from server.hub.dispatch import BREATH_SECONDS, MOST_UNDER_WAY, Call, handles
+from server.hub.dispatch import MOST_UNDER_WAY, Call, handles
 from server.hub.limits import PATIENCE
 from server.hub.members import Room
 from server.hub.replay import Replay
@@ -181,29 +181,6 @@ async def test_gathered_and_lost() -> None:
     assert (doubling.batches, desk.begun) == ([[1, 4]], [1, 4])
     assert other.take() == sent(4)
     assert desk.dispatcher.bugs == 0
-
-
-@at_once
-async def test_busy() -> None:
-    """Who is told that the server is busy is not read for a breath: what comes meanwhile is answered in one go afterwards."""
-    desk = Desk(commands_rate=1000.0, commands_burst=1000.0)
-    doubling = Doubling(desk, waiting=3)
-    guest, other = desk.guest(), desk.guest()
-    guest.say(*[cue(number) for number in range(1, 6)])
-    assert [(error.id, error.code, error.retry_after) for error in guest.take()] == [
-        (4, "busy", 1.0),
-        (5, "busy", 1.0),
-    ]
-    assert (guest.transport.reads(), guest.transport.paused) == (False, 1)
-    assert other.transport.reads()
-    await asyncio.sleep(BREATH_SECONDS - 0.01)
-    assert not guest.transport.reads()
-    assert guest.take() == sent(1, 2, 3)
-    await asyncio.sleep(0.02)
-    assert guest.transport.reads()
-    guest.say(cue(6))
-    await desk.dispatcher.settle()
-    assert doubling.batches == [[1, 2, 3], [6]]
 
 
 # Saying no.
@@ -396,6 +373,27 @@ async def test_what_follows_hello_at_once_is_counted() -> None:
     assert [(error.id, error.code) for error in peer.take()] == [(5, "rate_limited"), (6, "rate_limited")]
     await desk.let_go(1)
     assert [answer.id for answer in peer.take()] == [1, 2, 3, 4]
+
+
+@at_once
+async def test_late() -> None:
+    """A command that has waited in the intake for too long is refused, whatever it is, and nothing of it is begun."""
+    desk = Desk(commands_rate=10.0, commands_burst=3.0)
+    guest, newcomer = desk.guest(), desk.peer()
+    desk.hub.intake.late = True
+    guest.say(cue(1), Ping(id=2))
+    newcomer.say(Hello(id=3, token="t"))
+    desk.hub.intake.late = False
+    busy = ErrorCode.BUSY.advice
+    assert guest.take() == [Error(id=n, code="busy", message=busy, retry_after=1.0) for n in (1, 2)]
+    guest.say(cue(4), cue(5))
+    await desk.dispatcher.settle()
+    assert [(answer.id, getattr(answer, "code", None)) for answer in guest.take()] == [
+        (5, "rate_limited"),
+        (4, None),
+    ]
+    assert newcomer.take() == [welcome(3)]
+    assert desk.begun == [3, 4]
 
 
 @at_once
