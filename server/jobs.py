@@ -6,7 +6,7 @@ A performer is registered by the kind of job that it performs::
     async def send(node: Node, job: SendMail) -> None: ...
 
 It may fail in three ways. `TryAgain` is expected and waited out, `GiveUp` is final, anything else is a bug: logged, and
-tried again like the first, because it may be of the moment. Past its attempts a job is dead; it is kept, with its reason,
+tried again like the first, because it may be of the moment. `NotYet` is no failure: such a job has time without end. Past its attempts a job is dead; it is kept, with its reason,
 for an operator to see. One that hangs is ended after its time, and takes places of its own kind alone meanwhile.
 """
 
@@ -56,6 +56,14 @@ class TryAgain(Exception):  # noqa: N818 - it is not an error of ours
     def __init__(self, reason: str, *, after: float | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.after = after
+
+
+class NotYet(Exception):  # noqa: N818 - see TryAgain
+    """It is too early for the job: it waits for `after` seconds, and has not been tried."""
+
+    def __init__(self, *, after: float) -> None:
+        super().__init__("not yet")
         self.after = after
 
 
@@ -225,6 +233,9 @@ class Jobs:
         except asyncio.CancelledError:
             await self._say(jobs.give_back(self._pool, job))
             raise
+        except NotYet as early:
+            delay = early.after
+            await self._record(job, lambda: jobs.give_back(self._pool, job, delay=delay))
         except GiveUp as refused:
             await self._bury(job, refused.reason)
         except TryAgain as refused:

@@ -127,6 +127,12 @@ class _NodeCollector(Collector):
             "provider",
         )
         yield self._counter(
+            "letters",
+            "Letters by what became of them: sent, undeliverable, not sent for now, or waiting because enough have gone out.",
+            node.postage.outcomes,
+            "outcome",
+        )
+        yield self._counter(
             "closes",
             "Connections closed by this node, by code.",
             {str(int(code)): count for code, count in hub.closes.items()},

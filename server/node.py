@@ -48,6 +48,7 @@ from server.limits import Quotas
 from server.passes import PassExpiry
 from server.people import Faces
 from server.person_events import PersonEvents, is_channel
+from server.postage import Postage
 from server.presence import PresenceTracker
 from server.previews import Previews
 from server.process.garbage import Garbage
@@ -107,6 +108,7 @@ class Node:
     reactions: ReactionWriter
     jobs: Jobs
     mailer: Mailer
+    postage: Postage
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -199,6 +201,7 @@ class Node:
         ):
             node._background.append(loop.create_task(for_life(work)))
         node.mailer = open_mailer(settings)
+        node.postage = Postage(node.quotas, settings.letters_per_hour)
         node.jobs = Jobs(node)
         node.jobs.start()
         return node

@@ -114,6 +114,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(min_length=3, max_length=300, description="Sender of mails: an address, or `name <address>`."),
     ] = "VYBE LOOPROOMS <noreply@localhost>"
 
+    letters_per_hour: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10000000,
+            description="Mails that all nodes together send in an hour, a tenth of it at once. Further ones wait.",
+        ),
+    ] = 1000
+
     registration: Annotated[
         Literal["open", "invited"],
         Meta(description="Who may make an account: anyone, or whoever was sent `looprooms invite`."),

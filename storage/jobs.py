@@ -83,7 +83,7 @@ where id = $1 and attempts = $2 and running
 """
 
 GIVE_BACK = """
-update jobs set running = false, attempts = attempts - 1, run_at = now()
+update jobs set running = false, again = false, attempts = attempts - 1, run_at = now() + make_interval(secs => $3)
 where id = $1 and attempts = $2 and running
 """
 
@@ -266,10 +266,10 @@ async def postpone(pool: Pool, job: Taken, reason: str, *, delay: float) -> None
         await connection.execute(POSTPONE, job.id, job.attempts, reason, delay)
 
 
-async def give_back(pool: Pool, job: Taken) -> None:
-    """Let go of a job that was not finished, as if it had not been taken."""
+async def give_back(pool: Pool, job: Taken, *, delay: float = 0.0) -> None:
+    """Let go of a job that was not finished, as if it had not been taken; it may be taken after `delay` seconds."""
     async with answering(pool) as connection:
-        await connection.execute(GIVE_BACK, job.id, job.attempts)
+        await connection.execute(GIVE_BACK, job.id, job.attempts, delay)
 
 
 async def bury(pool: Pool, job: Taken, reason: str) -> None:

@@ -33,11 +33,19 @@ class PasswordSet(Job, tag="letters.password"):
 
 
 async def ask_for_reset(pool: Pool, sealer: Sealer, email: str) -> None:
-    """Have a letter sent to `email` (normalised), whether anybody has that address or not: to ask takes the same either way."""
+    """Have a letter sent to `email` (normalised), whether anybody has that address or not: to ask takes the same either way.
+
+    While one waits to be sent there is no second one.
+    """
     asked = uuid4()
     sealed = b64encode(sealer.seal(_ASKED_FOR, asked, email)).decode()
     async with answering(pool) as connection:
-        await enqueue(connection, Forgotten(id=asked, sealed=sealed))
+        await enqueue(connection, Forgotten(id=asked, sealed=sealed), key=_key(sealer, email))
+
+
+def _key(sealer: Sealer, email: str) -> str:
+    """Tell those who have forgotten a password apart, by what matches the index of no table."""
+    return sealer.index("forgotten", email).hex()
 
 
 async def forgotten(pool: Pool, sealer: Sealer, asked: Forgotten) -> Addressee:

@@ -33,8 +33,8 @@ REGISTRATIONS: Final = Limit("registrations", burst=30, rate=1 / 20)
 """Accounts that one address may make."""
 SIGN_INS: Final = Limit("sign-ins", burst=60, rate=1)
 """Attempts to sign in from one address, right or wrong: each costs 20 ms of a core."""
-LETTERS: Final = Limit("letters", burst=6, rate=1 / 600)
-"""Letters that a mailbox gets because somebody, who may be anybody, asked for them."""
+LETTERS: Final = Limit("letters", burst=6, rate=1 / 3600)
+"""Letters to a mailbox that somebody, who may be anybody, may ask for."""
 ASKED_LETTERS: Final = Limit("letters-asked", burst=20, rate=1 / 30)
 """Letters that one address asks for, whoever gets them."""
 LONGEST_NAME: Final = 80

@@ -317,7 +317,7 @@ async def test_a_mailbox_is_not_flooded(servers: Servers, valkey: Valkey) -> Non
         assert answer.status_code == 201
         assert (await site.post("/auth/password/forgot", email="bob@example.org")).status_code == 202
         await box.next("bob@example.org")
-        assert len(box.mails) == 7
+        assert 4 <= len(box.mails) <= 7  # what is asked for while one waits is one
 
 
 async def test_nobody_sends_letters_to_everybody(servers: Servers, valkey: Valkey) -> None:
