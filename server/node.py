@@ -296,9 +296,25 @@ async def for_life(run: Callable[[], Awaitable[object]]) -> None:
 class _Server(uvicorn.Server):
     """Uvicorn, without its signal handlers (the process has its own) and with a way to stop listening first."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        """Write the date of answers anew each second, as uvicorn does, without sleeping on when it is to end."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._leaving.wait()
+
+    def leave(self) -> None:
+        """End."""
+        self.should_exit = True
+        self._leaving.set()
 
     def stop_listening(self) -> None:
         """Take no new connections."""
@@ -348,7 +364,7 @@ async def serve_node(
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         server.stop_listening()
         await drain(node.hub, most=settings.drain_seconds)
-        server.should_exit = True
+        server.leave()
         await serving
     finally:
         stopping.cancel()

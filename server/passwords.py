@@ -15,6 +15,7 @@ import time
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Final, TypeVar
 
 from argon2 import PasswordHasher, Type
@@ -43,6 +44,12 @@ _LOWER_PRIORITY: Final = 5
 ResultT = TypeVar("ResultT")
 
 
+@cache
+def hash_of_nobody() -> str:
+    """Return what an unknown address is checked against: made like any other, of something that nobody knows."""
+    return _HASHER.hash(os.urandom(32))
+
+
 class Passwords:
     """Hashes and checks. `hashed` counts the hashes that were computed."""
 
@@ -52,8 +59,6 @@ class Passwords:
         self._pool = ThreadPoolExecutor(threads, "argon2", initializer=_step_back)
         self._waiting = 0
         self._seconds_each = 0.02
-        # What an unknown address is checked against: made like any other, of something that nobody knows.
-        self._nobody = _HASHER.hash(os.urandom(32))
         self.hashed = 0
 
     async def hash(self, password: str) -> str:
@@ -62,7 +67,7 @@ class Passwords:
 
     async def matches(self, stored: str | None, password: str) -> bool:
         """Say whether `password` is the one behind `stored`; for None the same work ends in False. Raises `Refused` (busy)."""
-        found = await self._run(lambda: _verified(stored or self._nobody, password))
+        found = await self._run(lambda: _verified(stored or hash_of_nobody(), password))
         return found and stored is not None
 
     def is_outdated(self, stored: str) -> bool:

@@ -28,7 +28,7 @@ from msgspec import Struct
 
 from protocol.refusals import ErrorCode, Refused
 from server.gateways.jwks import ProviderKeys
-from server.gateways.outside import Answer, Outside
+from server.gateways.outside import Answer, Outside, authorities
 from server.settings import Settings
 
 _LOGGER = logging.getLogger("looprooms.identity")
@@ -292,7 +292,7 @@ class Providers:
         if settings.apple_client_id:
             kinds.append(Apple)
         if kinds:
-            self._client = httpx2.AsyncClient()
+            self._client = httpx2.AsyncClient(verify=authorities())
         for kind in kinds:
             assert self._client is not None
             self._by_name[kind.name] = kind(settings, Outside(kind.title, self._client, clock), clock)

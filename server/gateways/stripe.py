@@ -16,6 +16,7 @@ from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
 from server.gateways.breaker import Breaker
 from server.gateways.cards import CheckoutPage, Declined, Gone, NotAtHand, Order, PassOrder, TransferOrder
+from server.gateways.outside import authorities
 from server.plans import CURRENCY, Plan
 from server.settings import Settings
 from storage.payment_objects import ROOM, TIER, USER, AccountObject, PaymentEvent, SubscriptionObject
@@ -52,6 +53,7 @@ class StripeCards:
         self._seconds = settings.stripe_timeout_seconds
         self._http = httpx2.AsyncClient(
             timeout=self._seconds,
+            verify=authorities(),
             trust_env=False,
             follow_redirects=False,
             limits=httpx2.Limits(max_connections=TOGETHER),

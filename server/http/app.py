@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -111,17 +112,22 @@ def _by_method(methods: dict[str, Endpoint], gate: Gate) -> Respond:
 
 
 def _documents(endpoints: Sequence[Endpoint], registration: str) -> list[Route]:
-    described, messages = openapi(endpoints), contract()
-    html = page.render(described, messages).encode()
+    """What is described is written when it is first asked for: that is a good part of a node's start."""
+    described, messages = cache(lambda: openapi(endpoints)), cache(contract)
     return [
         Route("/", _constant(home.render(registration).encode(), "text/html; charset=utf-8", home.POLICY)),
         Route("/home.css", _constant(home.STYLE.read_bytes(), "text/css; charset=utf-8")),
         Route("/home.js", _constant(home.SCRIPT.read_bytes(), "text/javascript; charset=utf-8")),
         Route("/live.js", _constant(home.LIVE.read_bytes(), "text/javascript; charset=utf-8")),
         Route("/favicon.ico", _constant(home.ICON.encode(), "image/svg+xml")),
-        Route("/openapi.json", _constant(msgspec.json.encode(described), JSON)),
-        Route("/schema.json", _constant(msgspec.json.encode(messages), "application/schema+json")),
-        Route("/docs", _constant(html, "text/html; charset=utf-8", page.POLICY)),
+        Route("/openapi.json", _written(lambda: msgspec.json.encode(described()), JSON)),
+        Route("/schema.json", _written(lambda: msgspec.json.encode(messages()), "application/schema+json")),
+        Route(
+            "/docs",
+            _written(
+                lambda: page.render(described(), messages()).encode(), "text/html; charset=utf-8", page.POLICY
+            ),
+        ),
         Route("/account.css", _constant(account.STYLE.read_bytes(), "text/css; charset=utf-8")),
         Route("/account.js", _constant(account.SCRIPT.read_bytes(), "text/javascript; charset=utf-8")),
         Route("/docs.css", _constant(page.STYLE.read_bytes(), "text/css; charset=utf-8")),
@@ -133,11 +139,16 @@ def _documents(endpoints: Sequence[Endpoint], registration: str) -> list[Route]:
 
 
 def _constant(content: bytes, media_type: str, policy: str | None = None) -> Respond:
+    return _written(lambda: content, media_type, policy)
+
+
+def _written(write: Callable[[], bytes], media_type: str, policy: str | None = None) -> Respond:
+    content = cache(write)
     headers = _DOCUMENT_HEADERS | {"content-type": media_type}
     if policy is not None:
         headers["content-security-policy"] = policy
 
     async def respond(_: Request) -> Response:
-        return Response(content, headers=headers)
+        return Response(content(), headers=headers)
 
     return respond

@@ -16,6 +16,7 @@ from typing import Final
 
 import httpx2
 
+from server.gateways.outside import authorities
 from server.gateways.standin.ledger import Object
 
 _LOGGER = logging.getLogger("looprooms.standin")
@@ -51,7 +52,7 @@ class Deliveries:
         self.refused: list[tuple[str, int]] = []
         """Events that were answered otherwise."""
         self._secret = secret
-        self._client = httpx2.AsyncClient(timeout=SECONDS, trust_env=False)
+        self._client = httpx2.AsyncClient(timeout=SECONDS, trust_env=False, verify=authorities())
         self._waiting: asyncio.Queue[Object] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
 
