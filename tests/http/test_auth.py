@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from argon2 import PasswordHasher
 
+from server.passwords import hash_of_nobody
 from tests.http.conftest import Servers
 from tests.http.serving import PASSWORD, Site, serving
 from tests.redis.valkeys import Valkey
