@@ -8,6 +8,7 @@ import msgspec
 
 from protocol import (
     chat,
+    media,
     moderation,
     notifications,
     passes,
@@ -60,6 +61,7 @@ AnyEvent = Union[  # noqa: UP007
     notifications.Events,
     people.Events,
     relations.Events,
+    media.Events,
 ]
 AnyReply = Union[AnyAnswer, AnyEvent]  # noqa: UP007
 

@@ -187,6 +187,30 @@ class ErrorCode(StrEnum):
     TOO_LARGE = "too_large", 413, False, "Send less in one request."
     TOO_SLOW = "too_slow", 408, False, "Send the whole request within 10 seconds."
     MEDIA_TYPE_REFUSED = "media_type_refused", 415, False, "Send application/json."
+    MEDIA_REFUSED = (
+        "media_refused",
+        422,
+        False,
+        "It can't be read as what it was said to be, is too large a picture, or holds something else beside it.",
+    )
+    OFFSET_REFUSED = (
+        "offset_refused",
+        409,
+        False,
+        "The upload stands elsewhere. Ask for it, and go on from `Upload-Offset`.",
+    )
+    QUOTA_REACHED = (
+        "quota_reached",
+        409,
+        False,
+        "You have stored as much as you may. Delete something first.",
+    )
+    RANGE_REFUSED = (
+        "range_refused",
+        416,
+        False,
+        "The file has no such bytes; `Content-Range` says how many it has.",
+    )
     RATE_LIMITED = "rate_limited", 429, True, "Wait for `retry_after` seconds, then try again."
     BUSY = "busy", 503, True, "The server has more to do than it can carry. Wait for `retry_after` seconds."
     UNAVAILABLE = (

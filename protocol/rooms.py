@@ -34,6 +34,9 @@ class RoomStatus(StrEnum):
 class Room(Struct, omit_defaults=True, kw_only=True):
     """A looproom as it stands in the catalogue. `preview_seconds` counts only where `premium` is true.
 
+    `thumbnail` and `content_url` are URLs, ours begin with `/media/`. What a looproom plays that is not free to everyone is told only
+    where it lies here, because only then who may have it is asked for each time.
+
     With `month_cents` or `session_cents` it is exclusive: only who has a pass may come in, bought at these prices.
     """
 
@@ -46,6 +49,7 @@ class Room(Struct, omit_defaults=True, kw_only=True):
     content: ContentKind
     status: RoomStatus = RoomStatus.PUBLISHED
     thumbnail: str | None = None
+    content_url: str | None = None
     duration_seconds: int | None = None
     difficulty: str | None = None
     premium: bool = False

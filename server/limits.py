@@ -59,10 +59,13 @@ class Quotas:
 
     def sized(self, limit: Limit, standing: Standing | None = None) -> Limit:
         """Return `limit` as it is for somebody; without a standing, as it is for everyone."""
-        factor = self._factor
-        if standing is not None:
-            factor *= max(TIERS.get(standing.tier, 1.0), ROLES.get(standing.role, 1.0))
+        factor = self._factor if standing is None else self._factor * factor_of(standing)
         return limit if factor == 1.0 else _times(limit, factor)
+
+
+def factor_of(standing: Standing) -> float:
+    """Return how many times as much somebody may do as anyone may."""
+    return max(TIERS.get(standing.tier, 1.0), ROLES.get(standing.role, 1.0))
 
 
 _times = lru_cache(maxsize=1024)(Limit.times)

@@ -119,6 +119,15 @@ class _NodeCollector(Collector):
             "1 while the payment provider is left alone, because it does not answer.",
             int(node.cards is not None and node.cards.away),
         )
+        uploads = node.uploads
+        yield self._counter("uploads", "Uploads that were finished here, by kind.", uploads.finished, "kind")
+        yield self._counter(
+            "uploads_refused",
+            "Uploads that could not be read as what they were said to be, by kind.",
+            uploads.refused,
+            "kind",
+        )
+        yield self._counter("uploaded_bytes", "Bytes of uploads that came here.", uploads.received)
         yield from self._jobs()
         yield self._gauge(
             "provider_away",

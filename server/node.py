@@ -33,6 +33,7 @@ from server.engagement import EngagementCounter
 from server.gateways.cards import Cards, open_cards
 from server.gateways.identity import Providers
 from server.gateways.mail import Mailer, open_mailer
+from server.gateways.objects import Objects, open_objects
 from server.http.app import create_app
 from server.http.connection import HttpConnection
 from server.hub.admission import Admission
@@ -45,6 +46,7 @@ from server.hub.members import Room
 from server.hub.subscriptions import Subscriptions
 from server.jobs import Jobs
 from server.limits import Quotas
+from server.media import Uploads
 from server.passes import PassExpiry
 from server.people import Faces
 from server.person_events import PersonEvents, is_channel
@@ -109,6 +111,8 @@ class Node:
     jobs: Jobs
     mailer: Mailer
     postage: Postage
+    objects: Objects
+    uploads: Uploads
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -184,6 +188,8 @@ class Node:
         node.hub.admits = node.door.admits_behind
         node.hub.left = node._left
         node.hub.refresh = node._refresh
+        node.objects = open_objects(settings.media_folder, settings.data_dir)
+        node.uploads = Uploads(node, node.objects)
         await broker.start()
         await broker.subscribe(CHANNEL)
         node.hub.wheel.start(loop)
@@ -196,6 +202,7 @@ class Node:
             node.engagement.run,
             node.presence.run,
             partial(node.sessions.run, node.hub.members),
+            node.objects.run,
             node._keep_house,
             partial(seal_in_background, pool, sealer),
         ):
@@ -220,6 +227,7 @@ class Node:
         await self.person_events.aclose()
         await self.presence.aclose()
         self.hub.wheel.stop()
+        self.objects.aclose()
         if self.cards is not None:
             await self.cards.aclose()
         await self.quotas.limiter.aclose()

@@ -84,7 +84,12 @@ class Faces:
         session = _session(connection)
         for room, before in list(session.faces.items()):
             face = session.face(room)
-            if face != before:
+            if face.id == before.id:  # the same person looks another way, which is no secret
+                if face != before:
+                    session.faces[room] = face
+                    if room not in self._awaited.get(connection, ()):
+                        self._presence.enter(room, face, connection)
+            else:
                 session.faces[room] = face
                 self._stay(connection, room, before)
                 self._awaited[connection].add(room)
@@ -115,7 +120,10 @@ class Faces:
             del self._staying[user]
 
     def _appear(self, connection: Connection, room: RoomId, face: Person) -> None:
-        if connection.session is not None and connection.session.faces.get(room) == face:
+        if connection.session is None:
+            return
+        now = connection.session.faces.get(room)
+        if now is not None and now.id == face.id:
             self.act(connection, room)
 
     def _come(self, connection: Connection, room: RoomId) -> bool:

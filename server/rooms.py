@@ -11,6 +11,7 @@ import msgspec
 
 from protocol.chat import ChatLine, Line
 from protocol.envelope import RoomId, RoomRef
+from protocol.media import RoomMedia
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import (
     Cue,
@@ -169,6 +170,23 @@ async def put_out(node: Node, room: RoomId) -> None:
             node.hub.leave(connection, active, at_once=True)
             connection.send(Departure(room=room, code=code, message=code.advice))
     node.previews.look(found, active.connections)
+
+
+async def show(node: Node, room: RoomId) -> None:
+    """Read a room anew that has another picture or plays something else, and tell everyone in it. Raises `Refused`."""
+    found = await node.catalogue.read(room)
+    active = node.hub.members.rooms.get(room)
+    if active is not None:
+        node.hub.tell(
+            active,
+            RoomMedia(
+                room=room,
+                thumbnail=found.thumbnail,
+                content_url=found.content_url,
+                duration_seconds=found.duration_seconds,
+            ),
+            Kind.DURABLE,
+        )
 
 
 def recent_lines(active: ActiveRoom) -> list[Line]:

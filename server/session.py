@@ -39,7 +39,7 @@ from server.hub.dispatch import Call, handles
 from server.hub.identity import Session
 from server.hub.members import Members
 from server.person_events import Feed
-from server.rooms import put_out
+from server.rooms import put_out, show
 from server.tokens import Claims
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
@@ -95,13 +95,14 @@ class LiveSessions:
         if (code := ended_code(live)) is not None:
             connection.close(code)
         elif live is not None and live.person_last >= session.as_of:  # reads may overtake one another
-            before = session.role, session.tier, session.anonymous, session.passes
+            before = session.role, session.tier, session.anonymous, session.passes, session.user
             session.as_of = live.person_last
             session.role = live.role
             session.tier = live.subscription.tier
             session.anonymous = live.anonymous
             session.passes = live.passes
-            if before != (session.role, session.tier, session.anonymous, session.passes):
+            session.user = Person(id=live.user_id, name=live.name, avatar=live.avatar)
+            if before != (session.role, session.tier, session.anonymous, session.passes, session.user):
                 self._changed(connection)
 
     async def run(self, members: Members) -> None:
@@ -119,13 +120,15 @@ class LiveSessions:
 class Changed(Struct):
     """Tells every node to look at sessions again, or at rooms. It carries no decision: what holds now is read from Postgres.
 
-    `gone` are people who have left for good: that can't be taken back, so nothing is read.
+    `gone` are people who have left for good: that can't be taken back, so nothing is read. `shown` are rooms that have another
+    picture, or play something else.
     """
 
     sessions: list[SessionId] = []
     users: list[UserId] = []
     gone: list[UserId] = []
     rooms: list[RoomId] = []
+    shown: list[RoomId] = []
 
 
 class Announcements:
@@ -176,7 +179,7 @@ class Announcements:
         sessions = {session for session in changed.sessions if members.of_session(session)}
         for user in changed.users:
             sessions |= {c.session.id for c in members.of_user(user) if c.session is not None}
-        task = self._node.hub.loop.create_task(self._look_quietly(list(sessions), changed.rooms))
+        task = self._node.hub.loop.create_task(self._look_quietly(list(sessions), changed))
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
 
@@ -188,11 +191,13 @@ class Announcements:
             connection.close(CloseCode.SESSION_ENDED)
         self._node.faces.forget(user)
 
-    async def _look_quietly(self, sessions: list[SessionId], rooms: list[RoomId]) -> None:
+    async def _look_quietly(self, sessions: list[SessionId], changed: Changed) -> None:
         try:
             await self._node.sessions.look_again(self._node.hub.members, sessions)
-            for room in rooms:
+            for room in changed.rooms:
                 await put_out(self._node, room)
+            for room in changed.shown:
+                await show(self._node, room)
         except Refused:
             _LOGGER.warning("changed sessions could not be read: they are found by the next sweep")
 

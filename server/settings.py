@@ -42,6 +42,28 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ".looprooms"
     database_url: Annotated[str, Meta(description="Postgres 14 or later. Empty: the embedded one.")] = ""
     redis_url: Annotated[str, Meta(description="Redis 7 or later, or Valkey. Empty: the embedded one.")] = ""
+    media_folder: Annotated[
+        str,
+        Meta(
+            description="Folder of pictures and of what looprooms play; all nodes must see the same. Empty: `media` in the data folder."
+        ),
+    ] = ""
+    upload_bytes: Annotated[
+        int,
+        Meta(
+            ge=1048576,
+            le=1099511627776,
+            description="Largest file that a looproom plays, in bytes. Pictures have at most 10 MiB.",
+        ),
+    ] = 536870912
+    stored_bytes: Annotated[
+        int,
+        Meta(
+            ge=1048576,
+            le=1125899906842624,
+            description="Bytes that a person may have stored; who pays and creators may have more, as of the limits.",
+        ),
+    ] = 5368709120
     postgres_pool_size: Annotated[
         int, Meta(ge=2, le=1000, description="Most connections of a node to Postgres.")
     ] = 10

@@ -24,6 +24,7 @@ from protocol.reactions import Reaction, Target, TargetKind
 from protocol.refusals import ErrorCode, Refused
 from storage.identities import revoke_provider_tokens
 from storage.jobs import Job, enqueue
+from storage.media import leave_media
 from storage.postgres.pool import Connection, Pool, answering
 from storage.reactions import Total
 from storage.sealing import Sealer
@@ -128,7 +129,12 @@ class Departure(Job, tag="person.leave"):
 
 
 Leave = Callable[[Connection, Sealer, UserId], Awaitable[None]]
-LEAVES: Final[tuple[Leave, ...]] = (leave_waitlist, revoke_provider_tokens, leave_provider)
+LEAVES: Final[tuple[Leave, ...]] = (
+    leave_waitlist,
+    revoke_provider_tokens,
+    leave_provider,
+    leave_media,
+)
 """What other domains do in the transaction, while the person is still there: remove what does not refer to them, have something
 done outside by a job."""
 

@@ -26,6 +26,7 @@ from storage import (
     identities,
     ledger,
     links,
+    media,
     moderation,
     notifications,
     passes,
@@ -75,6 +76,7 @@ PARTS: Final[tuple[Part, ...]] = (
     *moderation.PARTS,
     *notifications.PARTS,
     *relations.PARTS,
+    *media.PARTS,
     EXPORTS_OF,
 )
 """What every table holds of a person. `Part.stays` is the whole list of what is left when they have gone."""

@@ -19,6 +19,8 @@ from storage.sealing import Sealer
 
 _ROOM = """
     r.id, r.slug, r.title, r.description, r.category, r.content::text, r.status::text, r.thumbnail, r.duration_seconds,
+    case when r.content_url like '/media/%' or not (r.premium or coalesce(r.month_cents, r.session_cents) is not null)
+        then r.content_url end as content_url,
     r.difficulty, r.premium, r.preview_seconds, r.live, r.month_cents, r.session_cents,
     u.id as host_id, u.name as host_name, u.avatar as host_avatar, u.anonymous as host_anonymous
 """
@@ -106,6 +108,7 @@ def _room(sealer: Sealer, row: asyncpg.Record) -> Room:
         content=ContentKind(row["content"]),
         status=RoomStatus(row["status"]),
         thumbnail=row["thumbnail"],
+        content_url=row["content_url"],
         duration_seconds=row["duration_seconds"],
         difficulty=row["difficulty"],
         premium=row["premium"],

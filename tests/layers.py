@@ -41,7 +41,7 @@ ASSEMBLY: Final = "server.node"
 
 LENT: Final[Mapping[str, frozenset[str]]] = {
     "server.rooms": frozenset(
-        {"Admission", "admit", "enter", "visible", "recent_lines", "put_out", "still_visible"}
+        {"Admission", "admit", "enter", "visible", "recent_lines", "put_out", "show", "still_visible"}
     ),
     "server.presence": frozenset({"PresenceTracker"}),
 }
@@ -70,6 +70,7 @@ TWINNED: Final = (
 
 ELSEWHERE: Final[Mapping[str, str]] = {
     "server/gateways/identity.py": "tests/http/test_providers.py",
+    "server/gateways/picture_process.py": "tests/gateways/test_pictures.py",
     "server/http/passwords.py": "tests/http/test_account_passwords.py",
     "server/http/pay.py": "tests/http/test_payments.py",
     "server/http/privacy.py": "tests/http/test_export.py",

@@ -17,6 +17,7 @@ import pytest
 
 from protocol import (
     chat,
+    media,
     moderation,
     notifications,
     passes,
@@ -57,6 +58,7 @@ DOMAINS = (
     notifications,
     people,
     relations,
+    media,
 )
 
 

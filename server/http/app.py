@@ -19,6 +19,7 @@ from server.http import (
     account,
     auth,
     creators,
+    downloads,
     emails,
     grants,
     home,
@@ -32,6 +33,7 @@ from server.http import (
     privacy,
     providers,
     sessions,
+    uploads,
     waitlist,
 )
 from server.http import passwords as account_passwords
@@ -73,6 +75,8 @@ def create_app(node: Node) -> Starlette:
         *payments.endpoints(payments.Payments(node)),
         *passes.endpoints(passes.Passes(node)),
         *creators.endpoints(creators.Creators(node)),
+        *uploads.endpoints(uploads.OwnUploads(node)),
+        *downloads.endpoints(downloads.Downloads(node)),
         *keys.endpoints(keys.PublishedKeys(node)),
         *operations.endpoints(operations.Operations(node)),
     ]

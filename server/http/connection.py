@@ -9,6 +9,9 @@ Stock uvicorn takes 200 MB of headers, and keeps a silent connection and a half-
   is bounded, too;
 - an idle connection is closed after `IDLE_SECONDS`, and a response that nobody reads is dropped.
 
+An operation that has looked at who asks, and takes or gives a long body, says so of its request (`server.http.pace`): then it
+is not the body as a whole that has a time, but each stretch of it. Nothing else gets any of that patience.
+
 It costs two additions and a comparison per read, and one timer per connection: the timer is not moved when a deadline
 moves, it looks at the deadline when it fires and sleeps again. For that no deadline may be shorter than `LOOK_SECONDS`.
 
@@ -31,6 +34,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from protocol.refusals import ErrorCode, Refused
 from server.door import Door
+from server.http.pace import EXTENSION, Pace
 from server.http.problems import MEDIA_TYPE, problem_of
 
 _OVERHEAD: Final = 8
@@ -67,6 +71,9 @@ class HttpConnection(HttpToolsProtocol):
         """Bytes since the end of the last request."""
         self._delivered = 0
         """Bytes of the body among them."""
+        self._unheard = 0
+        """Bytes of the body that came before the request had its answer."""
+        self._pace = Pace()
         self._head = 0
         self._in_head = False
         self._in_request = False
@@ -157,14 +164,20 @@ class HttpConnection(HttpToolsProtocol):
         """The head is complete."""
         if len(self.pipeline) >= _MOST_PIPELINED:
             raise _TooMuch
+        pace = Pace()
+        self.scope["extensions"] = {EXTENSION: {"pace": pace}}
         super().on_headers_complete()
+        self._pace = pace
+        self._unheard = 0
         self._in_head = False
         self._deadline = self.loop.time() + self.BODY_SECONDS
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
         self._delivered += len(body)
-        if self._delivered > self.DISCARD_BYTES and self._is_answered():
+        if not self._is_answered():
+            self._unheard = self._delivered
+        elif self._delivered - self._unheard > self.DISCARD_BYTES:
             raise _TooMuch
         super().on_body(body)
 
@@ -215,7 +228,8 @@ class HttpConnection(HttpToolsProtocol):
             return
         if self._deadline is _NEVER:
             # The application works, or the peer does not read: two looks apart that is no coincidence.
-            if self.flow.write_paused and self._stuck:
+            moved = self._pace.kept()
+            if self.flow.write_paused and self._stuck and not moved:
                 self.transport.abort()
                 return
             self._stuck = self.flow.write_paused
@@ -227,8 +241,8 @@ class HttpConnection(HttpToolsProtocol):
         elif not self._in_request and not self._received:
             self.transport.close()
             self._again(self.LOOK_SECONDS)
-        elif self.flow.read_paused:
-            # It is the application that keeps the rest of the request waiting.
+        elif self.flow.read_paused or self._pace.kept():
+            # It is the application that keeps the rest of the request waiting; or it is long, and goes on.
             self._deadline = self.loop.time() + self.BODY_SECONDS
             self._again(self.LOOK_SECONDS)
         else:

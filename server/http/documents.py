@@ -93,6 +93,7 @@ def _operation(endpoint: Endpoint, references: dict[type[Struct], dict[str, Any]
         "description": cleandoc(endpoint.handle.__doc__ or endpoint.summary),
         "security": [{"accessToken": []}] if endpoint.signed_in else [],
         "responses": {str(endpoint.status): _good(endpoint, references)}
+        | _parts_of(endpoint)
         | _refused(endpoint, references[Problem]),
     }
     if endpoint.parameters:
@@ -115,6 +116,8 @@ def _operation(endpoint: Endpoint, references: dict[type[Struct], dict[str, Any]
                 if value is not None
             }
         operation["requestBody"] = {"required": True, "content": {endpoint.reads or JSON: body}}
+    elif endpoint.reads is not None:
+        operation["requestBody"] = {"required": True, "content": {endpoint.reads: {}}}
     return operation
 
 
@@ -129,7 +132,9 @@ def _schema_of(parameter: Parameter) -> dict[str, Any]:
 
 def _good(endpoint: Endpoint, references: dict[type[Struct], dict[str, Any]]) -> dict[str, Any]:
     response: dict[str, Any] = {"description": HTTPStatus(endpoint.status).phrase}
-    if endpoint.answer is not None:
+    if endpoint.serves:
+        response["content"] = {kind: {} for kind in endpoint.serves}
+    elif endpoint.answer is not None:
         response["content"] = {endpoint.media_type: {"schema": references[endpoint.answer]}}
     elif endpoint.status == HTTPStatus.OK:
         kind = "object" if endpoint.media_type == JSON else "string"
@@ -140,6 +145,21 @@ def _good(endpoint: Endpoint, references: dict[type[Struct], dict[str, Any]]) ->
     if headers:
         response["headers"] = {name: _header(meaning, required=True) for name, meaning in headers.items()}
     return response
+
+
+def _parts_of(endpoint: Endpoint) -> dict[str, Any]:
+    """Describe what else a file may be answered with: a part of it, several, or that it has not changed."""
+    if not endpoint.serves:
+        return {}
+    headers = {name: _header(meaning, required=True) for name, meaning in LIMIT_HEADERS.items()}
+    return {
+        "206": {
+            "description": "The bytes that were asked for.",
+            "headers": headers,
+            "content": {kind: {} for kind in (*endpoint.serves, "multipart/byteranges")},
+        },
+        "304": {"description": "What `If-None-Match` names is still it.", "headers": headers},
+    }
 
 
 def _header(meaning: str, kind: str = "string", *, required: bool = False) -> dict[str, Any]:

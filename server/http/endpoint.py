@@ -42,8 +42,9 @@ class WithCookies(Struct, frozen=True):
 class Endpoint(Struct, frozen=True, kw_only=True):
     """A method of a path. `handle` gets the request, and the body if `body` says of what type it is.
 
-    With `reads`, `handle` reads the body itself, which is of that media type; `body` only describes it. `example` is a body as
-    one may be sent.
+    With `reads`, `handle` reads the body itself, which is of that media type; `body` only describes it, where it is not just bytes.
+    `example` is a body as one may be sent. What `serves` names are the media types of a good response that is a file, of which one
+    may ask for a part.
 
     `answer` is the type of a good response; a `Response` that `handle` returns goes out as it is. `refuses` are the codes that
     only this operation has; those that any can have are in `documents`. What it `shows` are refusals that people read: they come
@@ -62,6 +63,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     answer: type[Struct] | None = None
     media_type: str = JSON
     status: int = 200
+    serves: tuple[str, ...] = ()
     refuses: tuple[ErrorCode, ...] = ()
     shows: tuple[ErrorCode, ...] = ()
     signed_in: bool = False

@@ -35,6 +35,7 @@ _SECURITY: Final = {
     "cross-origin-resource-policy": "same-origin",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
+_EXPOSED: Final = "content-range, etag, ratelimit, ratelimit-policy, retry-after, upload-offset"
 
 
 class Guard:
@@ -116,7 +117,7 @@ class Guard:
                 status_code=HTTPStatus.NO_CONTENT,
                 headers={
                     "access-control-allow-methods": self._methods,
-                    "access-control-allow-headers": "authorization, content-type",
+                    "access-control-allow-headers": "authorization, content-type, if-none-match, if-range, range, upload-offset",
                     "access-control-max-age": str(PREFLIGHT_SECONDS),
                 },
             )
@@ -136,7 +137,7 @@ class Guard:
         if origin in self._origins:
             headers["access-control-allow-origin"] = str(origin)
             headers["access-control-allow-credentials"] = "true"
-            headers["access-control-expose-headers"] = "ratelimit, ratelimit-policy, retry-after"
+            headers["access-control-expose-headers"] = _EXPOSED
 
 
 def name_of(host: str) -> str:

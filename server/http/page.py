@@ -119,6 +119,8 @@ def _body(content: Schema, schemas: Schema) -> str:
     for media_type, body in content.items():
         if media_type != JSON:
             said += f"<p>Sent as <code>{escape(media_type)}</code>.</p>"
+        if "schema" not in body:
+            continue
         said += _fields(_resolved(body["schema"], schemas), "http-")
         if "example" in body:
             text = msgspec.json.format(msgspec.json.encode(body["example"])).decode()
