@@ -473,6 +473,10 @@ OTHERS = {
     "DELETE /me/sessions/{session}",
     "GET /me/exports/{export}",
     "GET /me/exports/{export}/document",
+    "GET /uploads/{upload}",
+    "PUT /uploads/{upload}",
+    "DELETE /uploads/{upload}",
+    "DELETE /media/{media}",
 }
 """Routes that name what is somebody's. What is another one's is not there."""
 NOBODYS = {
@@ -484,7 +488,7 @@ NOBODYS = {
 
 
 async def test_another_ones_is_not_there(nodes: Standing, web: httpx2.AsyncClient) -> None:
-    """Somebody else's session and export get the answer that an unknown one gets, word for word."""
+    """Somebody else's session, export, upload and picture get the answer that an unknown one gets, word for word."""
     described = (await web.get("/openapi.json")).json()
     named = {
         f"{method.upper()} {path}"
@@ -497,9 +501,22 @@ async def test_another_ones_is_not_there(nodes: Standing, web: httpx2.AsyncClien
     export = (await web.post("/me/export", headers={"authorization": f"Bearer {stranger_token}"})).json()[
         "id"
     ]
+    upload, media = uuid4(), uuid4()
+    whose: UUID = await nodes.pool.fetchval("select user_id from sessions where id = $1", session)
+    await nodes.pool.execute(
+        "insert into uploads (id, user_id, kind, media_type, bytes) values ($1, $2, 'AVATAR', 'image/png', 9)",
+        upload,
+        whose,
+    )
+    await nodes.pool.execute(
+        "insert into media (id, user_id, kind, media_type, bytes, sha256) values ($1, $2, 'AVATAR', 'image/webp', 9, $3)",
+        media,
+        whose,
+        bytes(32),
+    )
     token = await nodes.north.token("curious")
     headers = {"authorization": f"Bearer {token}"}
-    theirs = {"session": session, "export": export}
+    theirs = {"session": session, "export": export, "upload": upload, "media": media}
     for route in sorted(OTHERS):
         method, path = route.split()
         answers = [
