@@ -56,7 +56,7 @@ from server.previews import Previews
 from server.process.garbage import Garbage
 from server.reactions import ReactionWriter
 from server.resealing import seal_in_background
-from server.rooms import Catalogue
+from server.rooms import Catalogue, RoomWatch
 from server.rotation import KeyFile
 from server.session import CHANNEL, Announcements, Changed, LiveSessions, greet
 from server.settings import Settings
@@ -102,6 +102,7 @@ class Node:
     admission: Admission
     announcements: Announcements
     catalogue: Catalogue
+    room_watch: RoomWatch
     previews: Previews
     cards: Cards | None
     expiry: Expiry
@@ -178,6 +179,7 @@ class Node:
             changed=lambda user: node.announcements.look(Changed(users=[user])),
         )
         node.catalogue = Catalogue(pool, sealer, loop)
+        node.room_watch = RoomWatch(node)
         node.cards = open_cards(settings)
         node.expiry = Expiry(node)
         node.engagement = EngagementCounter(node)
@@ -203,6 +205,7 @@ class Node:
             node.presence.run,
             partial(node.sessions.run, node.hub.members),
             node.objects.run,
+            node.room_watch.run,
             node._keep_house,
             partial(seal_in_background, pool, sealer),
         ):

@@ -40,6 +40,7 @@ from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
 from storage.redis.limits import Limit
 from storage.redis.publications import Kind
+from storage.rooms import Terms, terms_of
 from storage.sealing import Sealer
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ JOINS: Final = Limit("joins", burst=100, rate=5)
 RECENT_LINES: Final = 50
 STORM_PAUSE: Final = 0.03
 """Seconds between two reads of the catalogue."""
+SWEEP_SECONDS: Final = 15.0
+AT_ONCE: Final = 500
+"""Rooms in one statement of a sweep."""
 FRESH_SECONDS: Final = 1.0
 """How long a catalogue entry serves without being read again: a storm of joins is one statement a second."""
 
@@ -155,7 +159,9 @@ def enter(node: Node, connection: Connection, active: ActiveRoom, admission: Adm
     node.hub.enter(connection, active)
     node.faces.enter(connection, active.id)
     node.slugs[admission.room.slug] = active.id
-    return node.previews.enter(connection, node.catalogue.newest(admission.room), admission.preview)
+    room = node.catalogue.newest(admission.room)
+    node.room_watch.entered(room)
+    return node.previews.enter(connection, room, admission.preview)
 
 
 async def put_out(node: Node, room: RoomId) -> None:
@@ -164,6 +170,7 @@ async def put_out(node: Node, room: RoomId) -> None:
     active = node.hub.members.rooms.get(room)
     if active is None:
         return
+    node.room_watch.settled(found)
     code = ErrorCode.NOT_FOUND
     for connection in list(active.connections):
         if connection.session is not None and not visible(found, connection.session):
@@ -187,6 +194,46 @@ async def show(node: Node, room: RoomId) -> None:
             ),
             Kind.DURABLE,
         )
+
+
+class RoomWatch:
+    """Finds the rooms of a node that have changed although no word of it came: Redis may be away at that moment.
+
+    It knows the terms by which everyone is in a room. Where Postgres has others, the room is looked at by `put_out`.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._terms: dict[RoomId, Terms | None] = {}
+
+    def entered(self, room: Room) -> None:
+        """Take note that somebody has come in by these terms. Where others are in by other ones, nobody's are known."""
+        terms = terms_of(room)
+        if self._terms.setdefault(room.id, terms) != terms:
+            self._terms[room.id] = None
+
+    def settled(self, room: Room) -> None:
+        """Take note that everyone is in a room by these terms."""
+        self._terms[room.id] = terms_of(room)
+
+    async def run(self) -> None:
+        """Look at all rooms in which somebody is every `SWEEP_SECONDS`, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self._look()
+            except Refused:
+                _LOGGER.warning("rooms could not be read again: Postgres is out of reach")
+
+    async def _look(self) -> None:
+        active = self._node.hub.members.rooms
+        self._terms = {room: known for room, known in self._terms.items() if room in active}
+        wanted = list(self._terms)
+        for start in range(0, len(wanted), AT_ONCE):
+            found = await rooms.terms(self._node.stores.pool, wanted[start : start + AT_ONCE])
+            for room, terms in found.items():
+                if terms != self._terms.get(room):
+                    await put_out(self._node, room)
 
 
 def recent_lines(active: ActiveRoom) -> list[Line]:

@@ -39,6 +39,11 @@ where r.status = 'PUBLISHED' and ($1::text is null or r.category = $1)
 order by r.title, r.id limit $3
 """
 
+TERMS = """
+select id, status::text, premium, preview_seconds, (month_cents is not null or session_cents is not null) as exclusive
+from rooms where id = any($1::uuid[])
+"""
+
 IS_PUBLISHED = """
 select exists (select from rooms where id = $1 and status = 'PUBLISHED')
 """
@@ -62,6 +67,32 @@ class Page(Struct, kw_only=True):
 
     rooms: list[Room]
     more: bool
+
+
+class Terms(Struct, frozen=True):
+    """What decides who may be in a room."""
+
+    status: RoomStatus
+    premium: bool
+    preview_seconds: int
+    exclusive: bool
+
+
+def terms_of(room: Room) -> Terms:
+    """Return the terms of a catalogue entry."""
+    return Terms(room.status, room.premium, room.preview_seconds, room.exclusive)
+
+
+async def terms(pool: Pool, wanted: Sequence[RoomId]) -> dict[RoomId, Terms]:
+    """Return the terms of rooms, of all of them in one statement."""
+    async with answering(pool) as connection:
+        rows = await connection.fetch(TERMS, wanted)
+    return {
+        RoomId(row["id"]): Terms(
+            RoomStatus(row["status"]), row["premium"], row["preview_seconds"], row["exclusive"]
+        )
+        for row in rows
+    }
 
 
 async def by_refs(pool: Pool, sealer: Sealer, refs: Sequence[str]) -> dict[str, Room]:

@@ -129,6 +129,44 @@ async def test_a_room_becomes_exclusive_while_one_is_in_it(two: Shop) -> None:
     assert two.sites[0].node.previews._rooms == {}
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("month_cents = 1500", ErrorCode.PASS_REQUIRED),
+        ("premium = true", ErrorCode.SUBSCRIPTION_ENDED),
+        ("status = 'RESTRICTED'", ErrorCode.NOT_FOUND),
+    ],
+)
+async def test_a_room_changes_while_redis_is_away(
+    database_url: str, valkey: Valkey, pool: Pool, monkeypatch: pytest.MonkeyPatch, change: str, code: str
+) -> None:
+    """Who may not be in it any more is taken out on the other node, too, when that looks at its rooms the next time."""
+    monkeypatch.setattr("server.rooms.SWEEP_SECONDS", 0.1)
+    async with shop(database_url, valkey.url, pool, 2) as two:
+        back = await backstage(two, month=None, session=None)
+        ada, moderator = await two.guest(), await two.guest()
+        await pool.execute("update users set role = 'MODERATOR' where id = $1", moderator.user)
+        inside = [(one, await two.nodes.come(one, site)) for site in two.sites for one in (ada, moderator)]
+        for _, client in inside:
+            await join(back, client)
+        host = await two.nodes.come(back.host, two.sites[0])
+        valkey.kill()
+        await until(lambda: not any(site.node.stores.broker.healthy for site in two.sites))
+        if "month_cents" in change:
+            await host.call(OfferRoom("exclusive", month_cents=1500))
+        else:
+            await pool.execute(f"update rooms set {change} where id = $1", back.room)
+        for guest, client in inside:
+            if guest is ada:
+                await until(lambda c=client: of(Departure, ada, c))  # type: ignore[misc] # early bound
+                (left,) = of(Departure, ada, client)
+                assert (left.room, left.code) == (back.room, code)
+        for guest, client in inside:
+            if guest is moderator and change != "premium = true":
+                assert of(Departure, guest, client) == []
+                assert client.rooms == [back.room]
+
+
 # Coming in.
 
 
