@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from protocol.envelope import Answer, Command, Milliseconds, PersonEvent
+from protocol.envelope import Answer, Command, Milliseconds, PersonEvent, RoomId
 
 
 class Tier(StrEnum):
@@ -78,6 +78,16 @@ class SubscriptionChanged(PersonEvent, tag="subscription.changed"):
     subscription: Subscription
 
 
+class PaymentReturned(PersonEvent, tag="payment.returned", kw_only=True):
+    """You have paid twice for the same: the later payment was canceled, and `cents` go back to you the way they came.
+
+    With `room` it was a pass to that looproom, else a subscription. Nothing went back of a trial.
+    """
+
+    cents: Annotated[int, Meta(ge=0)]
+    room: RoomId | None = None
+
+
 Commands = GetSubscription
 Answers = SubscriptionFound
-Events = SubscriptionChanged
+Events = SubscriptionChanged | PaymentReturned

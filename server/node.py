@@ -19,6 +19,7 @@ from websockets.typing import Origin
 from protocol.envelope import RoomId, SessionId, UserId
 from protocol.presence import RoomPulse
 from server import chat as _chat_handlers  # noqa: F401 - importing a domain registers its handlers
+from server import checkouts as _checkout_jobs  # noqa: F401 - and its jobs
 from server import identities as _identity_jobs  # noqa: F401 - and its jobs
 from server import letters as _letters  # noqa: F401 - importing them registers what sends them
 from server import moderation as _moderation_handlers  # noqa: F401 - the same

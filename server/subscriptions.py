@@ -21,7 +21,7 @@ from server.gateways.cards import Cards, Gone
 from server.hub.dispatch import Call, handles
 from server.jobs import DAY, GiveUp, performs
 from server.payments import Taking, grace_seconds, now, take, takes
-from storage import jobs, sales, subscriptions
+from storage import checkouts, jobs, sales, subscriptions
 from storage.jobs import Job, Periodic
 from storage.payment_objects import CheckoutObject, SubscriptionObject
 from storage.person_events import Told
@@ -73,9 +73,10 @@ async def subscription_changed(taking: Taking) -> None:
 
 @takes("checkout.session")
 async def checked_out(taking: Taking) -> None:
-    """Note whose customer has paid, and give them what they have paid for once."""
+    """Note whose customer has paid, and give them what they have paid for once. The page is not to be paid on again."""
     session = taking.object(CheckoutObject)
     owner = await subscriptions.owner_of(taking.connection, session.customer, session.metadata)
+    await checkouts.ended(taking.connection, session, owner)
     if owner is not None and session.mode == "payment":
         settings = taking.node.settings
         taking.told += await sales.sell_once(
@@ -121,9 +122,9 @@ async def _present(node: Node, found: SubscriptionObject, asked: int) -> list[To
     return sighting.told
 
 
-@performs(ForgetCustomers, attempts=20)
+@performs(ForgetCustomers, attempts=1000)
 async def forget_customers(node: Node, job: ForgetCustomers) -> None:
-    """Let the provider end what somebody paid for who has left."""
+    """Let the provider end what somebody paid for who has left. It is tried for weeks: nobody is left who could end it by hand."""
     if node.cards is None:
         raise GiveUp("nothing is paid here")
     for customer in job.customers:

@@ -22,6 +22,7 @@ from protocol.chat import ChatRemoval, Line
 from protocol.envelope import NOBODY, RoomId, UserId
 from protocol.reactions import Reaction, Target, TargetKind
 from protocol.refusals import ErrorCode, Refused
+from storage.checkouts import leave_checkouts
 from storage.identities import revoke_provider_tokens
 from storage.jobs import Job, enqueue
 from storage.media import leave_media
@@ -132,6 +133,7 @@ Leave = Callable[[Connection, Sealer, UserId], Awaitable[None]]
 LEAVES: Final[tuple[Leave, ...]] = (
     leave_waitlist,
     revoke_provider_tokens,
+    leave_checkouts,
     leave_provider,
     leave_media,
 )

@@ -68,6 +68,11 @@ HOLDS = """
 select exists (select from passes where user_id = $1 and room_id = $2 and open)
 """
 
+HOLDS_ANOTHER = """
+select exists (select from passes where user_id = $1 and room_id = $2 and open and id <> $3)
+    and exists (select from passes where id = $3 and open)
+"""
+
 PARTS = (
     Part(
         name="passes",
@@ -97,6 +102,12 @@ async def holds(pool: Pool, user: UserId, room: RoomId) -> bool:
     """Say whether somebody has a pass to a room."""
     async with answering(pool) as connection:
         found: bool = await connection.fetchval(HOLDS, user, room)
+    return found
+
+
+async def holds_another(connection: Connection, user: UserId, room: RoomId, pass_id: str) -> bool:
+    """Say whether somebody has, beside a pass that counts, another one to the same room. They are locked already."""
+    found: bool = await connection.fetchval(HOLDS_ANOTHER, user, room, pass_id)
     return found
 
 

@@ -71,6 +71,7 @@ class SubscriptionObject(Struct, frozen=True, kw_only=True):
     current_period_start: int | None = None
     current_period_end: int | None = None
     cancellation_details: CancellationDetails | None = None
+    latest_invoice: str | None = None
     metadata: dict[str, str] = {}
 
     @property
@@ -97,10 +98,11 @@ class SubscriptionObject(Struct, frozen=True, kw_only=True):
 
 
 class CheckoutObject(Struct, frozen=True, kw_only=True):
-    """A checkout that was completed. `amount_total` is in cents."""
+    """A checkout that was paid, or has expired. `amount_total` is in cents."""
 
     id: str
     mode: str
+    status: str | None = None
     created: int = 0
     payment_status: str = ""
     payment_intent: str | None = None
@@ -144,6 +146,8 @@ class InvoicePaymentObject(Struct, frozen=True, kw_only=True):
     id: str
     invoice: str
     payment: _Payment
+    status: str | None = None
+    amount_paid: int | None = None
 
 
 class ChargeObject(Struct, frozen=True, kw_only=True):

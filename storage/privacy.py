@@ -21,6 +21,7 @@ from msgspec import Struct
 from protocol.envelope import Milliseconds, UserId
 from storage import (
     chat,
+    checkouts,
     emails,
     engagement,
     identities,
@@ -70,6 +71,7 @@ PARTS: Final[tuple[Part, ...]] = (
     *previews.PARTS,
     *engagement.PARTS,
     *subscriptions.PARTS,
+    *checkouts.PARTS,
     *passes.PARTS,
     *ledger.PARTS,
     *person_events.PARTS,

@@ -17,6 +17,7 @@ from msgspec import Struct
 from protocol.envelope import RoomId, UserId
 from protocol.subscriptions import Reason, Tier
 from storage import passes, pools
+from storage.doubles import GiveBack
 from storage.jobs import Job, enqueue
 from storage.ledger import CARDS, PLATFORM, Booking, book, creator_of, earnings, entries_of, split
 from storage.payment_objects import CheckoutObject, SubscriptionObject, room_of
@@ -219,4 +220,8 @@ async def sell_once(
     await connection.execute(LINK, payment, payment)
     sale = Sale(id=payment, cents=cents, at=at, room=room, pass_id=payment, fee=fee)
     told = await sell(connection, sale, now=now)
-    return told + await passes.grant(connection, payment, buyer, room, at + seconds, now)
+    told += await passes.grant(connection, payment, buyer, room, at + seconds, now)
+    if await passes.holds_another(connection, buyer, room, payment):
+        job = GiveBack(user=buyer, room=room, payment=payment, cents=cents)
+        await enqueue(connection, job, key=payment)
+    return told

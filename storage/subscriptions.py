@@ -20,6 +20,7 @@ from protocol.notifications import NotificationKind, Thing, ThingKind
 from protocol.refusals import ErrorCode, Refused
 from protocol.subscriptions import Reason, Subscription, SubscriptionChanged, SubscriptionStatus, Tier
 from storage import passes
+from storage.doubles import end_doubles
 from storage.entitlements import Seen, Standing, newer, standing, tied
 from storage.jobs import Job, enqueue
 from storage.notifications import NewNotice, notify
@@ -234,6 +235,7 @@ async def see(
         body = msgspec.json.encode(counts.subscription).decode()
         await connection.execute(SEE, subscription.id, user, counts.at, body)
     known[subscription.id] = counts
+    await end_doubles(connection, user, [one.subscription for one in known.values()])
     told = await passes.follow(connection, user, counts.subscription, now=now, grace=grace)
     return Sighting(told + await _settle(connection, user, list(known.values()), now, grace), unsure)
 

@@ -80,10 +80,11 @@ class TransferOrder(Struct, frozen=True, kw_only=True):
 
 
 class CheckoutPage(Struct, frozen=True):
-    """Where somebody pays."""
+    """Where somebody pays. The `url` is empty when it is over: `paid`, or expired."""
 
     id: str
     url: str
+    paid: bool = False
 
 
 class Cards(Protocol):
@@ -104,6 +105,18 @@ class Cards(Protocol):
 
     async def checkout_pass(self, order: PassOrder) -> CheckoutPage:
         """Begin the checkout of a pass. Raises `Gone` when there is no such customer."""
+
+    async def checkout_page(self, id: str) -> CheckoutPage:  # noqa: A002 - the provider's name
+        """Return a checkout as it is now. Raises `Gone`."""
+
+    async def expire(self, id: str) -> CheckoutPage:  # noqa: A002 - the provider's name
+        """End a checkout, unless it is over already; return it as it is then. Raises `Gone`."""
+
+    async def payments_of(self, invoice: str) -> list[tuple[str, int]]:
+        """Return the payments of an invoice, each with its cents."""
+
+    async def refund(self, payment: str, key: str) -> None:
+        """Give back all of a payment, once. Raises `Gone`."""
 
     async def cancel(self, id: str) -> None:  # noqa: A002 - the provider's name
         """End a subscription now. Raises `Gone` when it has ended, or never was."""

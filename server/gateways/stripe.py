@@ -19,7 +19,15 @@ from server.gateways.cards import CheckoutPage, Declined, Gone, NotAtHand, Order
 from server.gateways.outside import authorities
 from server.plans import CURRENCY, Plan
 from server.settings import Settings
-from storage.payment_objects import ROOM, TIER, USER, AccountObject, PaymentEvent, SubscriptionObject
+from storage.payment_objects import (
+    ROOM,
+    TIER,
+    USER,
+    AccountObject,
+    InvoicePaymentObject,
+    PaymentEvent,
+    SubscriptionObject,
+)
 from storage.payouts import Transfer
 
 if TYPE_CHECKING:
@@ -39,6 +47,9 @@ PAGE: Final = 100
 RETRIES: Final = 1
 DECLINED: Final = ("insufficient_capabilities_for_transfer", "account_invalid", "transfers_not_allowed")
 """Codes of what is not done before an account was changed."""
+
+RETURNED: Final = ("charge_already_refunded", "charge_disputed")
+"""Codes of what needs no refund: the money has gone back, or its bank has it."""
 
 AnswerT = TypeVar("AnswerT")
 
@@ -129,6 +140,46 @@ class StripeCards:
             lambda client: client.v1.checkout.sessions.create_async(wanted, {"idempotency_key": order.key})
         )
         return CheckoutPage(made.id, made.url or "")
+
+    async def checkout_page(self, id: str) -> CheckoutPage:  # noqa: A002 - the provider's name
+        """See `Cards`."""
+        found = await self._ask(lambda client: client.v1.checkout.sessions.retrieve_async(id))
+        return CheckoutPage(found.id, found.url or "", paid=found.status == "complete")
+
+    async def expire(self, id: str) -> CheckoutPage:  # noqa: A002 - the provider's name
+        """See `Cards`. One that is over can't be ended, and the provider has no code for it."""
+        page = await self.checkout_page(id)
+        if not page.url:
+            return page
+        try:
+            await self._ask(lambda client: client.v1.checkout.sessions.expire_async(id))
+        except importlib.import_module("stripe").InvalidRequestError:
+            _LOGGER.info("a checkout was over when it was to be ended")
+        return await self.checkout_page(id)
+
+    async def payments_of(self, invoice: str) -> list[tuple[str, int]]:
+        """See `Cards`."""
+        page = await self._ask(
+            lambda client: client.v1.invoice_payments.list_async({"invoice": invoice, "limit": PAGE})
+        )
+        payments = [msgspec.convert(one.to_dict(), InvoicePaymentObject) for one in page.data]
+        return [
+            (one.payment.payment_intent, one.amount_paid or 0)
+            for one in payments
+            if one.payment.payment_intent is not None and one.status == "paid"
+        ]
+
+    async def refund(self, payment: str, key: str) -> None:
+        """See `Cards`."""
+        try:
+            await self._ask(
+                lambda client: client.v1.refunds.create_async(
+                    {"payment_intent": payment}, {"idempotency_key": key}
+                )
+            )
+        except importlib.import_module("stripe").InvalidRequestError as error:
+            if error.code not in RETURNED:
+                raise
 
     async def cancel(self, id: str) -> None:  # noqa: A002 - the provider's name
         """See `Cards`."""

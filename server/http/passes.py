@@ -10,11 +10,13 @@ from starlette.requests import Request
 from protocol.envelope import IdempotencyKey, RoomRef
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import Room, RoomStatus
-from server.gateways.cards import Gone, PassOrder
+from server.gateways.cards import CheckoutPage, PassOrder
 from server.http.callers import REFUSALS, caller_of
+from server.http.checkouts import page_for
 from server.http.endpoint import Endpoint
-from server.http.payments import ATTEMPTS, VISITS, Visit, customer_of
-from storage import passes, subscriptions
+from server.http.payments import VISITS, Visit
+from storage import passes
+from storage.checkouts import Want, thing_of
 from storage.people import Account
 
 if TYPE_CHECKING:
@@ -52,8 +54,9 @@ class Passes:
         cents = await self._price(room, account, body.kind)
         pool = node.stores.pool
         pay = f"{node.settings.home}/pay?room={room.slug}"
-        for _ in range(ATTEMPTS):
-            customer = await customer_of(pool, node.cards, account.id)
+        cards = node.cards
+
+        async def begin(customer: str, key: str) -> CheckoutPage:
             order = PassOrder(
                 user=account.id,
                 customer=customer,
@@ -61,17 +64,14 @@ class Passes:
                 title=room.title,
                 cents=cents,
                 monthly=body.kind == "month",
-                key=f"pass-{account.id}-{body.key}",
+                key=key,
                 paid_url=f"{pay}&paid",
                 left_url=pay,
             )
-            try:
-                page = await node.cards.checkout_pass(order)
-            except Gone:
-                await subscriptions.drop_customer(pool, customer)
-            else:
-                return Visit(page.url)
-        raise Refused(ErrorCode.UNAVAILABLE, retry_after=1.0)
+            return await cards.checkout_pass(order)
+
+        want = Want(account.id, thing_of(room.id), f"{body.kind} for {cents}", body.key)
+        return Visit((await page_for(pool, cards, want, begin, had=ErrorCode.PASS_HELD)).url)
 
     async def _price(self, room: Room, account: Account, kind: str) -> int:
         """Return what a pass costs this person. Raises `Refused`: not_found, pass_held, not_for_sale."""

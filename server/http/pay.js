@@ -109,6 +109,7 @@ function hear(message) {
     stand(message.subscription);
     if (message.subscription.tier !== "FREE") for (const id of rooms.keys()) enter({ id });
   } else if (message.type === "pass.changed" && message.until && rooms.has(message.room)) enter({ id: message.room });
+  else if (message.type === "payment.returned") say(`You had paid for that already: ${(message.cents / 100).toFixed(2)} USD go back to you.`);
   else if (message.type === "room.unlocked") door(message.room, "open to you", true);
   else if (message.type === "room.departure") door(message.room, message.message, false);
 }

@@ -13,17 +13,18 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request
 
-from protocol.envelope import IdempotencyKey, UserId
+from protocol.envelope import IdempotencyKey
 from protocol.refusals import ErrorCode, Refused
 from protocol.subscriptions import Subscription, SubscriptionStatus, Tier
 from server.gateways.cards import Cards, CheckoutPage, Gone, Order, check_signature
 from server.http.callers import REFUSALS, caller_of
+from server.http.checkouts import page_for
 from server.http.endpoint import JSON, Endpoint, Parameter, read_body
 from server.payments import take
 from server.plans import Plan, plans
 from storage import subscriptions
+from storage.checkouts import Want, thing_of
 from storage.payment_objects import read_event
-from storage.postgres.pool import Pool
 from storage.redis.limits import Limit
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 MOST_WEBHOOK_BYTES: Final = 262144
 VISITS: Final = Limit("payments", burst=20, rate=1 / 6)
 """Ways to the provider's pages from one address: each is a call to the provider."""
-ATTEMPTS: Final = 2
 
 
 class Plans(Struct, kw_only=True):
@@ -92,24 +92,22 @@ class Payments:
             raise Refused(ErrorCode.ALREADY_SUBSCRIBED)
         pay = f"{self._node.settings.home}/pay"
         trial = not await subscriptions.subscribed_before(pool, user)
-        for _ in range(ATTEMPTS):
-            customer = await customer_of(pool, cards, user)
+        plan = self._plans[Tier(body.tier)]
+
+        async def begin(customer: str, key: str) -> CheckoutPage:
             order = Order(
                 user=user,
                 customer=customer,
-                plan=self._plans[Tier(body.tier)],
-                key=f"checkout-{user}-{body.key}",
+                plan=plan,
+                key=key,
                 trial=trial,
                 paid_url=f"{pay}?paid",
                 left_url=pay,
             )
-            try:
-                page: CheckoutPage = await cards.checkout(order)
-            except Gone:
-                await subscriptions.drop_customer(pool, customer)
-            else:
-                return Visit(page.url)
-        raise Refused(ErrorCode.UNAVAILABLE, retry_after=1.0)
+            return await cards.checkout(order)
+
+        want = Want(user, thing_of(None), f"{plan.lookup_key}{'+trial' if trial else ''}", body.key)
+        return Visit((await page_for(pool, cards, want, begin, had=ErrorCode.ALREADY_SUBSCRIBED)).url)
 
     async def portal(self, request: Request) -> Visit:
         """Change or end a subscription, or see its invoices: the answer is the page where one does."""
@@ -148,16 +146,6 @@ class Payments:
         if self._node.cards is None:
             raise Refused(ErrorCode.PAYMENTS_OFF)
         return self._node.cards
-
-
-async def customer_of(pool: Pool, cards: Cards, user: UserId) -> str:
-    """Return who a person is at the provider; a first time makes one customer, however often it is tried."""
-    known = await subscriptions.customers_of(pool, user)
-    if known:
-        return known[0]
-    made = await cards.customer(user, f"customer-{user}")
-    await subscriptions.keep_customer(pool, made, user)
-    return made
 
 
 def endpoints(payments: Payments) -> list[Endpoint]:

@@ -164,6 +164,7 @@ def _readers(operations: Operations) -> list[Operation]:
         "checkout.session": "/v1/checkout/sessions",
         "subscription": "/v1/subscriptions",
         "invoice": "/v1/invoices",
+        "invoice_payment": "/v1/invoice_payments",
         "payment_intent": "/v1/payment_intents",
         "charge": "/v1/charges",
         "refund": "/v1/refunds",
@@ -177,6 +178,7 @@ def _readers(operations: Operations) -> list[Operation]:
     ]
     for kind, fields in {
         "invoice": ("customer",),
+        "invoice_payment": ("invoice",),
         "charge": ("customer", "payment_intent"),
         "refund": ("charge", "payment_intent"),
         "dispute": ("charge", "payment_intent"),
