@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from protocol.envelope import RoomId, UserId
-from protocol.subscriptions import PaymentReturned, Tier
+from protocol.notifications import NotificationKind, Thing, ThingKind
+from protocol.subscriptions import PaymentReturned, Reason, Tier
 from storage.checkouts import thing_of
 from storage.jobs import Job, enqueue
+from storage.notifications import NewNotice, notify
 from storage.payment_objects import SubscriptionObject, room_of
-from storage.person_events import NewEvent, Told, append
+from storage.person_events import NewEvent, Told
 from storage.postgres.pool import Connection
 
 CLAIM = """
@@ -77,4 +79,10 @@ async def tell_returned(
         return []
     if await connection.fetchval(CLAIM, f"doubled-{cause}") is None:
         return []
-    return await append(connection, [NewEvent(user, PaymentReturned(room=room, cents=cents))])
+    notices = []
+    if room is None:  # that a pass was taken back is notified of when it is
+        thing = Thing(kind=ThingKind.SUBSCRIPTION, id=user)
+        kind = NotificationKind.PAYMENT
+        notices.append(NewNotice(user=user, kind=kind, thing=thing, outcome=Reason.REFUNDED))
+    event = NewEvent(user, PaymentReturned(room=room, cents=cents))
+    return await notify(connection, notices, also=[event])

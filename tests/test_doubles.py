@@ -95,6 +95,8 @@ async def test_two_subscriptions(
     assert await back.sums() == kept
     if room is None:
         assert (await back.shop.standing(ada)).tier == first
+        notices = "select count(*) from person_events where body like '%notification.notice%refunded%'"
+        assert await back.shop.pool.fetchval(notices) == 1
     else:
         assert await back.shop.pool.fetchval("select count(*) from passes where open") == 1
 
