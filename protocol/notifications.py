@@ -155,6 +155,33 @@ class SetNotifications(Command[NotificationSettingsFound], tag="notification.set
     settings: NotificationSettings | None = None
 
 
-Commands = ListNotifications | ReadNotifications | SetNotifications
-Answers = NotificationsListed | NotificationsRead | NotificationSettingsFound
+class DeviceRegistered(Answer, tag="device.registered"):
+    """What happens from now on is pushed to this device; with `pushes` false this server does not push at all."""
+
+    pushes: bool
+
+
+class RegisterDevice(Command[DeviceRegistered], tag="device.register"):
+    """Push to this device what it has not been told live: `token` is what Firebase Cloud Messaging calls it.
+
+    It belongs to this session and ends with it; a newer token takes its place. A device that is told live acknowledges that by the
+    `person` of a `session.ping` (or of its next `hello`), soon after: what it has not acknowledged, and nobody has read, is
+    pushed. A push names the notification as `id` of its data, and so does its tag: a device shows one of each.
+    """
+
+    token: Annotated[str, Meta(pattern=r"^[!-~]{1,1024}$(?!\n)")]
+
+
+class DeviceForgotten(Answer, tag="device.forgotten"):
+    """Nothing is pushed to this device any more."""
+
+
+class ForgetDevice(Command[DeviceForgotten], tag="device.forget"):
+    """Push nothing to this device any more. That it was not registered is no error."""
+
+
+Commands = ListNotifications | ReadNotifications | SetNotifications | RegisterDevice | ForgetDevice
+Answers = (
+    NotificationsListed | NotificationsRead | NotificationSettingsFound | DeviceRegistered | DeviceForgotten
+)
 Events = Notice | NotificationsSeen

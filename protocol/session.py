@@ -68,7 +68,8 @@ class PersonState(Struct, omit_defaults=True, kw_only=True):
 
     `recovered`: exactly the `missed` events after the position that was sent follow, in order, the last of them at `offset`.
     Otherwise `subscription` and `anonymous` replace what the client knew; the next event is the one after `offset`. `unread`
-    notifications wait either way, counted to 100: `notification.list` has them.
+    notifications wait either way, counted to 100: `notification.list` has them. Those up to `pushed` this device has been pushed, or
+    need not be: a client that shows alerts itself shows none for them.
     """
 
     offset: Offset
@@ -77,6 +78,7 @@ class PersonState(Struct, omit_defaults=True, kw_only=True):
     subscription: Subscription | None = None
     anonymous: bool = False
     unread: int = 0
+    pushed: Offset = 0
 
 
 class Welcome(Answer, tag="welcome"):
@@ -172,9 +174,13 @@ class Ponged(Answer, tag="session.ponged"):
 
 
 class Ping(Command[Ponged], tag="session.ping"):
-    """Are you there? For clients that cannot see websocket pings (a browser's page); may tell what it has seen."""
+    """Are you there? For clients that cannot see websocket pings (a browser's page); may tell what it has seen.
+
+    `person` is the offset of the last event of one's own person that was shown: what a device has acknowledged so is not pushed to it.
+    """
 
     seen: Annotated[list[Seen], Meta(max_length=64)] = []
+    person: Offset | None = None
 
 
 class TokenExpiring(Event, tag="token.expiring"):

@@ -90,7 +90,7 @@ def _check_providers(settings: Settings) -> None:
         for other in others:
             if getattr(settings, client) and not getattr(settings, other):
                 raise SettingsError(f"{variable(other)} must be set when {variable(client)} is.")
-    for field in ("google_url", "apple_url", "stripe_api_base"):
+    for field in ("google_url", "apple_url", "fcm_url", "stripe_api_base"):
         url = getattr(settings, field)
         local = urlsplit(url).hostname in {"127.0.0.1", "::1", "localhost"}
         if not _ORIGIN.fullmatch(url) or not (url.startswith("https://") or local):
@@ -105,6 +105,15 @@ def _check_providers(settings: Settings) -> None:
         except ValueError:
             raise SettingsError(
                 f"{variable('apple_private_key')} is not a key that Apple gives: P-256, in PEM."
+            ) from None
+    if settings.fcm_service_account:
+        from server.gateways.push import service_account
+
+        try:
+            service_account(settings.fcm_service_account)
+        except ValueError:
+            raise SettingsError(
+                f"{variable('fcm_service_account')} is not the JSON of a service account's key, as Google gives it."
             ) from None
 
 

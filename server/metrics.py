@@ -106,6 +106,14 @@ class _NodeCollector(Collector):
             ("shed_latest", "Room states merged for slow clients.", hub.shed_latest),
             ("chat_lines", "Chat lines committed or found committed.", node.chat.gather.items),
             ("chat_commits", "Statements that committed chat lines.", node.chat.gather.batches),
+            ("pushes_sent", "Pushes that the push service has taken.", node.pushes.sent),
+            ("pushes_failed", "Pushes that it did not take.", node.pushes.failed),
+            (
+                "pushes_spared",
+                "Pushes that were not sent, because it was read or acknowledged by then.",
+                node.pushes.spared,
+            ),
+            ("push_devices_lost", "Devices that it did not know any more.", node.pushes.devices_lost),
             ("sessions_admitted", "New sessions let in.", node.admission.admitted),
             ("sessions_resumed", "Returning sessions let in.", node.admission.resumed),
             ("sessions_refused", "Sessions told to come back later.", node.admission.refused),
@@ -128,6 +136,11 @@ class _NodeCollector(Collector):
             "kind",
         )
         yield self._counter("uploaded_bytes", "Bytes of uploads that came here.", uploads.received)
+        yield self._gauge(
+            "push_away",
+            "1 while the push service is left alone, because it does not answer or does not take us.",
+            int(node.push is not None and node.push.away),
+        )
         yield from self._jobs()
         yield self._gauge(
             "provider_away",

@@ -26,6 +26,7 @@ from server import moderation as _moderation_handlers  # noqa: F401 - the same
 from server import notifications as _notifications  # noqa: F401 - the same
 from server import payouts as _payouts  # noqa: F401 - the same
 from server import privacy as _privacy_jobs  # noqa: F401 - and its jobs
+from server import push as _push  # noqa: F401 - and what pushes them
 from server import sales as _sales  # noqa: F401 - what takes the provider's events of them
 from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
@@ -35,6 +36,7 @@ from server.gateways.cards import Cards, open_cards
 from server.gateways.identity import Providers
 from server.gateways.mail import Mailer, open_mailer
 from server.gateways.objects import Objects, open_objects
+from server.gateways.push import Fcm, open_push
 from server.http.app import create_app
 from server.http.connection import HttpConnection
 from server.hub.admission import Admission
@@ -55,6 +57,7 @@ from server.postage import Postage
 from server.presence import PresenceTracker
 from server.previews import Previews
 from server.process.garbage import Garbage
+from server.push import Acknowledged, PushCounts
 from server.reactions import ReactionWriter
 from server.resealing import seal_in_background
 from server.rooms import Catalogue, RoomWatch
@@ -115,6 +118,8 @@ class Node:
     postage: Postage
     objects: Objects
     uploads: Uploads
+    push: Fcm | None
+    acknowledged: Acknowledged
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -125,6 +130,7 @@ class Node:
         self.lags = Lags()
         self.garbage = Garbage()
         self.statement_times = StatementTimes()
+        self.pushes = PushCounts()
         self.replayed = 0
         """Events that were replayed to clients who came back."""
         self.snapshots = 0
@@ -182,6 +188,8 @@ class Node:
         node.catalogue = Catalogue(pool, sealer, loop)
         node.room_watch = RoomWatch(node)
         node.cards = open_cards(settings)
+        node.push = open_push(settings, loop.time)
+        node.acknowledged = Acknowledged(pool)
         node.expiry = Expiry(node)
         node.engagement = EngagementCounter(node)
         node.chat = ChatWriter(pool, node.subscriptions)
@@ -232,8 +240,11 @@ class Node:
         await self.presence.aclose()
         self.hub.wheel.stop()
         self.objects.aclose()
+        await self.acknowledged.aclose()
         if self.cards is not None:
             await self.cards.aclose()
+        if self.push is not None:
+            await self.push.aclose()
         await self.quotas.limiter.aclose()
         await self.providers.aclose()
         await self.stores.broker.aclose()

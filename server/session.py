@@ -231,6 +231,8 @@ async def greet(node: Node, connection: Connection, command: Hello) -> None:
                     raise Disconnect(code or CloseCode.TOKEN_REFUSED)
                 await node.person_events.catch_up(claims.user, feed, live.person_last)
                 missed = await _missed(node, live, feed, command.person)
+                if missed is not None and command.person is not None and live.pushed is not None:
+                    node.acknowledged.note(live.id, command.person.offset)
                 await _welcome(node, connection, command, _Arrival(claims, live, feed, missed))
         if stale.is_set():
             node.announcements.look(Changed(sessions=[claims.session]))
@@ -317,6 +319,7 @@ def _stand(arrival: _Arrival, position: PersonPosition | None) -> tuple[PersonSt
             subscription=arrival.live.subscription,
             anonymous=arrival.live.anonymous,
             unread=arrival.live.unread,
+            pushed=arrival.live.pushed or 0,
         )
         return state, later
     packets = arrival.missed
@@ -327,6 +330,7 @@ def _stand(arrival: _Arrival, position: PersonPosition | None) -> tuple[PersonSt
         recovered=True,
         missed=len(packets),
         unread=arrival.live.unread,
+        pushed=arrival.live.pushed or 0,
     )
     return state, packets
 
@@ -410,4 +414,6 @@ def ping(call: Call, command: Ping) -> Ponged:
     for seen in command.seen:
         if (room := call.connection.rooms.get(seen.room)) is not None:
             call.node.lags.report(room.id, room.replay.last - seen.offset, call.node.hub.clock())
+    if command.person is not None:
+        call.node.acknowledged.note(call.session.id, command.person)
     return Ponged(id=command.id, server_time=int(time.time() * 1000))

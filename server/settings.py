@@ -177,6 +177,28 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         "https://appleid.apple.com"
     )
 
+    fcm_service_account: Annotated[
+        str,
+        Meta(
+            description="Service account that pushes through Firebase Cloud Messaging: the JSON of its key, as Google gives it. "
+            "Empty: nothing is pushed."
+        ),
+    ] = ""
+    fcm_url: Annotated[
+        str,
+        Meta(
+            description="Where Firebase Cloud Messaging is; another one for a stand-in, under which all its paths are."
+        ),
+    ] = "https://fcm.googleapis.com"
+    push_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="Time for a notification to be read, or acknowledged by the device that is told live, before it is pushed.",
+        ),
+    ] = 10
+
     heartbeat_seconds: Annotated[
         float, Meta(gt=0, le=600, description="Silence after which a client is pinged.")
     ] = 25
@@ -356,6 +378,7 @@ SECRETS = frozenset(
         "smtp_url",
         "google_client_secret",
         "apple_private_key",
+        "fcm_service_account",
         "stripe_secret_key",
         "stripe_webhook_secret",
     }
@@ -379,7 +402,7 @@ def shown(settings: Settings, field: str) -> str:
     value = getattr(settings, field)
     if field in KEY_LISTS:
         return ",".join(f"{key.partition(':')[0]}:(hidden)" for key in value)
-    if field in SECRETS and "://" not in value:
+    if field in SECRETS and not (field.endswith("_url") and "://" in value):
         return "(hidden)" if value else ""
     if field in SECRETS:
         return re.sub(r"\?.*", "?(hidden)", re.sub(r"(?<=://).*@", "(hidden)@", value))

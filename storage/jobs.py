@@ -217,9 +217,15 @@ async def enqueue(connection: Connection, job: Job, *, key: str | None = None, d
     await _enqueue(connection, [job], [key], delay)
 
 
-async def enqueue_all(connection: Connection, jobs: Sequence[Job], *, delay: float = 0.0) -> None:
-    """Have all `jobs` done, in one statement."""
-    await _enqueue(connection, jobs, [None] * len(jobs), delay)
+async def enqueue_all(
+    connection: Connection,
+    jobs: Sequence[Job],
+    *,
+    keys: Sequence[str | None] | None = None,
+    delay: float = 0.0,
+) -> None:
+    """Have all `jobs` done, in one statement; where there are `keys`, each has its own, and they are in one order everywhere."""
+    await _enqueue(connection, jobs, [None] * len(jobs) if keys is None else keys, delay)
 
 
 async def _enqueue(

@@ -1,7 +1,7 @@
 """Notifications in Postgres: one ledger of what happened to whom, written in the transaction of its cause.
 
-`notify` is for every domain: it notes what happened, once per person, kind and thing while that is unread, and stores the event
-that tells of it. Nobody is told of what they did themselves, of what is done by somebody who is not there for them or whom they
+`notify` is for every domain: it notes what happened, once per person, kind and thing while that is unread, stores the event that
+tells of it, and leaves it to a job to push it to whoever has devices (`storage.devices`). Nobody is told of what they did themselves, of what is done by somebody who is not there for them or whom they
 have muted, or of a kind that they want to hear nothing of.
 
 Everything that changes a person's notifications locks their position first, in the order of their ids: so call it once in a
@@ -34,6 +34,7 @@ from protocol.notifications import (
 )
 from protocol.refusals import ErrorCode, Refused
 from storage import person_events
+from storage.jobs import Job, enqueue_all
 from storage.people import person
 from storage.person_events import NewEvent, Told
 from storage.personal import Part
@@ -66,7 +67,7 @@ with wanted as (
                          $9::uuid[], $10::uuid[], $11::text[])
         as wanted (i, user_id, kind, thing_kind, thing_id, part_id, outcome, occasion, actor_id, face_id, face_name)
 ), heard as materialized (
-    select w.*
+    select w.*, coalesce(s.ways ->> w.kind, 'push') = 'push' as pushed
     from wanted w
     join person_positions p using (user_id)
     left join notification_settings s using (user_id)
@@ -124,7 +125,8 @@ with wanted as (
 )
 select t.id, t.user_id, t.place, coalesce(t.newest_i, t.i) as i, coalesce(c.count, greatest(t.came, 1))::int as count,
     (extract(epoch from now()) * 1000)::bigint as at,
-    a.id as known_id, a.name as known_name, a.avatar as known_avatar
+    a.id as known_id, a.name as known_name, a.avatar as known_avatar,
+    t.fresh and t.pushed and exists (select from push_devices d where d.user_id = t.user_id) as pushes
 from told t
 left join changed c on c.id = t.id
 left join users a on a.id = (select actor_id from wanted where wanted.i = t.newest_i)
@@ -253,6 +255,12 @@ PARTS = (
 )
 
 
+class PushNotifications(Job, tag="notifications.push"):
+    """What somebody has not been told on one of their devices is pushed to it."""
+
+    user: UserId
+
+
 class NewNotice(Struct, frozen=True, kw_only=True):
     """Something happened to `user`.
 
@@ -303,6 +311,10 @@ async def notify(
         [new.face and new.face.name for new in notices],
         [new.user for new in also],
     )
+    pushes = sorted({row["user_id"] for row in rows if row["pushes"]})
+    if pushes:
+        jobs = [PushNotifications(user=user) for user in pushes]
+        await enqueue_all(connection, jobs, keys=[str(user) for user in pushes])
     # Their places are those that the events get now: nobody else moves a position that is locked.
     told = [NewEvent(row["user_id"], Notice(notification=_noted(row, notices[row["i"]]))) for row in rows]
     if not told and not also:

@@ -22,6 +22,7 @@ from protocol.envelope import Milliseconds, UserId
 from storage import (
     chat,
     checkouts,
+    devices,
     emails,
     engagement,
     identities,
@@ -77,6 +78,7 @@ PARTS: Final[tuple[Part, ...]] = (
     *person_events.PARTS,
     *moderation.PARTS,
     *notifications.PARTS,
+    *devices.PARTS,
     *relations.PARTS,
     *media.PARTS,
     EXPORTS_OF,

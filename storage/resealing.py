@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from storage import emails, identities, moderation, people, privacy, session, waitlist
+from storage import devices, emails, identities, moderation, people, privacy, session, waitlist
 from storage.postgres.pool import Pool, answering
 from storage.sealing import INDEX_KEY, BrokenSeal, Sealer
 
@@ -50,6 +50,7 @@ SEALED: Final = (
     Sealed(emails.OLD_ADDRESS),
     Sealed(emails.NEW_ADDRESS),
     Sealed(waitlist.ADDRESS),
+    Sealed(devices.TOKEN, "session_id"),
     Sealed(INDEX_KEY, "name", "text"),
 )
 """Every sealed column of the database."""

@@ -35,10 +35,11 @@ LIVE_SESSIONS = f"""
 select s.id, s.user_id, u.name, u.avatar, u.role::text, u.anonymous,
        s.ended_at is not null as ended, u.banned_at is not null as banned,
        coalesce(p.last, 0) as person_last, {STANDING},
-       array(select distinct room_id from passes where user_id = u.id and open) as passes, {UNREAD_OF}
+       array(select distinct room_id from passes where user_id = u.id and open) as passes, {UNREAD_OF}, d.pushed
 from sessions s join users u on u.id = s.user_id
 left join person_positions p on p.user_id = u.id
 left join subscriptions sub on sub.user_id = u.id
+left join push_devices d on d.session_id = s.id
 where s.id = any($1::uuid[])
 """
 
@@ -161,7 +162,10 @@ PARTS = (
 
 
 class LiveSession(Struct, frozen=True, kw_only=True):
-    """What a session is right now. `person_last` is the offset of the newest event of its person at the same moment."""
+    """What a session is right now. `person_last` is the offset of the newest event of its person at the same moment.
+
+    `pushed` is up to which of them its device was pushed what it says; None where it has none.
+    """
 
     id: SessionId
     user_id: UserId
@@ -175,6 +179,7 @@ class LiveSession(Struct, frozen=True, kw_only=True):
     person_last: int
     passes: frozenset[RoomId] = frozenset()
     unread: int = 0
+    pushed: int | None = None
 
 
 class Outcome(Enum):
@@ -347,4 +352,5 @@ def _live(row: asyncpg.Record) -> LiveSession:
         person_last=row["person_last"],
         passes=frozenset(row["passes"]),
         unread=row["unread"],
+        pushed=row["pushed"],
     )

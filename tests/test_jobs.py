@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from server.jobs import PERFORMERS, GiveUp, Jobs, TryAgain, performs
+from server.jobs import PERFORMERS, GiveUp, Jobs, NotYet, TryAgain, performs
 from server.node import Node
 from storage import jobs
 from storage.jobs import Count, Job, Period, Periodic
@@ -353,6 +353,20 @@ async def test_the_dead_are_brought_back(pool: Pool, database_url: str) -> None:
     async with worker(pool, database_url):
         await until(lambda: ERRANDS.ended == 2)
     assert ERRANDS.performed == {last.id: 1, other.id: 1}
+
+
+async def test_later_is_no_failure(pool: Pool, database_url: str) -> None:
+    """A job whose time has not come is performed again when it has, however often, and no attempt is counted."""
+
+    async def not_yet(job: Errand) -> None:
+        if ERRANDS.performed[job.id] < 10:
+            raise NotYet(after=0.01)
+
+    ERRANDS.perform = not_yet
+    async with worker(pool, database_url) as running:
+        await enqueue(pool, errand())
+        await nothing_left(pool)
+        assert (running.failed["test.errand"], running.done["test.errand"]) == (0, 1)
 
 
 @pytest.mark.parametrize("failure", [TryAgain("not now"), RuntimeError("secret"), TimeoutError("secret")])

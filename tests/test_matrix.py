@@ -93,6 +93,8 @@ notification.read  own       hello_first  ok           ok           ok          
 notification.read  foreign   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
 notification.read  unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
 notification.settings own    hello_first  ok           ok           ok           ok           ok           ok
+device.register    own       hello_first  ok           ok           ok           ok           ok           ok
+device.forget      own       hello_first  ok           ok           ok           ok           ok           ok
 person.anonymous   own       hello_first  ok           ok           ok           ok           ok           ok
 """
 
@@ -184,6 +186,8 @@ FIELDS: dict[str, dict[str, Callable[[Scene], dict[str, Any]]]] = {
         "unknown": lambda _: {"notification": str(uuid4())},
     },
     "notification.settings": {"own": lambda _: {"settings": {"ways": {"reaction": "none"}}}},
+    "device.register": {"own": lambda _: {"token": f"device-{uuid4()}"}},
+    "device.forget": {"own": lambda _: {}},
     "person.anonymous": {"own": lambda _: {"on": True}},
 }
 

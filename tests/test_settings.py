@@ -87,6 +87,7 @@ def test_no_secret_is_shown() -> None:
         sealing_keys=("k1:" + "PRIVATE" + "C" * 36,),
         google_client_secret="PRIVATE",
         apple_private_key="PRIVATE",
+        fcm_service_account='{"private_key": "PRIVATE", "token_uri": "https://google.example", "client_email": "a@PRIVATE"}',
         stripe_secret_key="sk_live_PRIVATE",
         stripe_webhook_secret="whsec_PRIVATE",
     )

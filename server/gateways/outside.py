@@ -11,6 +11,7 @@ import logging
 import ssl
 from collections.abc import Callable, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx2
@@ -28,6 +29,8 @@ SECONDS: Final = 5.0
 TOGETHER: Final = 8
 WAITING: Final = 64
 MOST_BYTES: Final = 262144
+LONGEST_WAIT: Final = 3600.0
+"""A service that asks to be left alone for longer is asked again after this."""
 
 
 @cache
@@ -37,10 +40,14 @@ def authorities() -> ssl.SSLContext:
 
 
 class Answer(Struct, frozen=True):
-    """What the service said: the status, and the JSON object in the body; an empty one for anything else."""
+    """What the service said: the status, and the JSON object in the body; an empty one for anything else.
+
+    `retry_after` is how many seconds it asked to be left alone, if it did.
+    """
 
     status: int
     body: dict[str, Any]
+    retry_after: float | None = None
 
     @property
     def good(self) -> bool:
@@ -69,13 +76,26 @@ class Outside:
 
     async def get(self, url: str) -> Answer:
         """Fetch a JSON object. Raises `Refused` (unavailable)."""
-        return await self._ask("GET", url, None)
+        return await self._ask("GET", url)
 
     async def post(self, url: str, form: Mapping[str, str]) -> Answer:
         """Send a form. Raises `Refused` (unavailable)."""
-        return await self._ask("POST", url, form)
+        return await self._ask("POST", url, data=form)
 
-    async def _ask(self, method: str, url: str, form: Mapping[str, str] | None) -> Answer:
+    async def post_json(self, url: str, body: Mapping[str, Any], *, bearer: str) -> Answer:
+        """Send a JSON object, as whoever `bearer` is the token of. Raises `Refused` (unavailable)."""
+        headers = {"authorization": f"Bearer {bearer}", "content-type": "application/json"}
+        return await self._ask("POST", url, content=msgspec.json.encode(body), headers=headers)
+
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        data: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> Answer:
         self.breaker.ask()
         if self._waiting >= WAITING:
             self.breaker.left()
@@ -86,7 +106,14 @@ class Outside:
             async with asyncio.timeout(self._seconds):
                 async with self._places:
                     self.asked += 1
-                    answer = await self._sent(method, url, form)
+                    request = self._client.build_request(
+                        method,
+                        url,
+                        data=data,
+                        content=content,
+                        headers={"accept": "application/json", **headers},
+                    )
+                    answer = await self._sent(request)
             outcome = self.breaker.worked if answer.status < 500 else self.breaker.failed
         except (TimeoutError, httpx2.HTTPError) as error:
             outcome = self.breaker.failed
@@ -97,11 +124,10 @@ class Outside:
             outcome()
         if answer.status >= 500:
             _LOGGER.warning("%s does not answer: status %d", self._name, answer.status)
-            raise self.breaker.refused()
+            raise self.breaker.refused(answer.retry_after or 1.0)
         return answer
 
-    async def _sent(self, method: str, url: str, form: Mapping[str, str] | None) -> Answer:
-        request = self._client.build_request(method, url, data=form, headers={"accept": "application/json"})
+    async def _sent(self, request: httpx2.Request) -> Answer:
         response = await self._client.send(request, stream=True)
         try:
             body = bytearray()
@@ -111,7 +137,15 @@ class Outside:
                     raise httpx2.DecodingError("the answer is too large", request=request)
         finally:
             await response.aclose()
+        wait = _seconds(response.headers.get("retry-after", ""))
         try:
-            return Answer(response.status_code, msgspec.json.decode(bytes(body), type=dict[str, Any]))
+            said = msgspec.json.decode(bytes(body), type=dict[str, Any])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return Answer(response.status_code, {})
+            said = {}
+        return Answer(response.status_code, said, wait)
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Read a Retry-After in seconds, an hour at most; the other form, a date, is one that our services do not use."""
+    text = retry_after.strip()
+    return min(float(text), LONGEST_WAIT) if text.isascii() and text.isdigit() else None

@@ -92,6 +92,18 @@ async def test_what_it_says(peer: Peer, outside: Outside) -> None:
     assert not outside.breaker.open
 
 
+async def test_an_object_is_sent_as_somebody(peer: Peer, outside: Outside) -> None:
+    """A JSON object goes out with the token of whoever sends it, and how long to wait comes back, if it is said in seconds."""
+    peer.answers = lambda _: response(b"{}", 429, "retry-after: 7")
+    answer = await outside.post_json(peer.url, {"a": 1}, bearer="a-token")
+    assert (answer.status, answer.retry_after) == (429, 7.0)
+    (head,) = peer.requests
+    assert b"authorization: bearer a-token" in head.lower()
+    assert b"content-type: application/json" in head.lower()
+    peer.answers = lambda _: response(b"", 503, "retry-after: 100000")
+    assert (await refused(outside.post_json(peer.url, {}, bearer="x"))).retry_after == 3600.0
+
+
 async def test_no_redirect_is_followed(peer: Peer, outside: Outside) -> None:
     """Where the service would send us is nowhere that we go."""
     peer.answers = lambda _: response(b"{}", 302, f"location: {peer.url}/elsewhere")
