@@ -19,6 +19,7 @@ from protocol.text import normalised
 from server.hub.dispatch import Call, handles
 from server.limits import check
 from storage import moderation
+from storage.identities import demand_proof
 from storage.redis.limits import Limit
 
 APPLICATIONS: Final = Limit("applications", burst=5, rate=5 / 86400)
@@ -27,10 +28,11 @@ APPLICATIONS: Final = Limit("applications", burst=5, rate=5 / 86400)
 
 @handles(ApplyAsCreator)
 async def apply(call: Call, command: ApplyAsCreator) -> CreatorApplied:
-    """Ask to become a creator."""
+    """Ask to become a creator. Somebody reads that, so it needs a proven address."""
     about = normalised(command.about)
     if not about:
         raise Refused(ErrorCode.TEXT_EMPTY, path="$.about")
+    await demand_proof(call.node.stores.pool, call.session.user_id)
     check(await call.node.quotas.take(APPLICATIONS, str(call.session.user_id)))
     stores = call.node.stores
     found = await moderation.apply(stores.pool, stores.sealer, call.session.user_id, about)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.envelope import RoomId
 from protocol.reactions import TargetKind
-from server.jobs import performs
+from server.jobs import DAY, performs
 from storage import notifications
-from storage.departures import Departure, erase_lines, settle_left
+from storage.departures import Departure, erase_lines, remove_person, settle_left, void_accounts
 from storage.jobs import Periodic
 from storage.presence import Count
 from storage.privacy import MakeExport, forget_exports, make_export
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LINES: Final = 100
 DOINGS: Final = 100
 REACTIONS: Final = 500
+VOID: Final = 100
 PAUSE_SECONDS: Final = 0.02
 """Between two batches of what somebody leaves: the rooms are there for those who stay."""
 
@@ -39,6 +40,21 @@ class ForgetExports(Periodic, tag="exports.forget"):
 async def forget(node: Node, job: ForgetExports) -> None:  # noqa: ARG001 - whichever period it is
     """Delete what has expired."""
     await forget_exports(node.stores.pool)
+
+
+class RemoveVoidAccounts(Periodic, tag="person.void"):
+    """Deletes accounts whose address is somebody else's, and which nobody has used for long."""
+
+
+@performs(RemoveVoidAccounts, every=3600.0, within=600.0)
+async def remove_void(node: Node, job: RemoveVoidAccounts) -> None:  # noqa: ARG001 - whichever hour it is
+    """Delete some at a time, as if each had left."""
+    pool, after = node.stores.pool, node.settings.unproven_days * DAY
+    for user in await void_accounts(pool, after, VOID):
+        departure = await remove_person(pool, node.stores.sealer, user, void_for=after)
+        if departure is not None:
+            node.person_left(departure.user, departure.rooms)
+        await asyncio.sleep(PAUSE_SECONDS)
 
 
 @performs(Departure, together=2, within=3600.0)

@@ -136,6 +136,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(min_length=3, max_length=300, description="Sender of mails: an address, or `name <address>`."),
     ] = "VYBE LOOPROOMS <noreply@localhost>"
 
+    unproven_days: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=3650,
+            description="Days without a visit after which an account is deleted whose address somebody else has proven.",
+        ),
+    ] = 30
     letters_per_hour: Annotated[
         int,
         Meta(

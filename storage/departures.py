@@ -41,6 +41,28 @@ LOCK_PERSON = """
 select true from users where id = $1 for update
 """
 
+# Whoever claims what somebody else has proven, comes no more, and could come no other way. Who has paid here, or works here, stays.
+_IS_VOID = """
+from identities c join users u on u.id = c.user_id
+where c.provider = 'EMAIL' and c.issuer <> '' and c.created_at < now() - make_interval(secs => $1)
+  and u.role = 'MEMBER'
+  and exists (select from identities p where p.provider = 'EMAIL' and p.issuer = '' and p.subject = c.subject)
+  and not exists (select from identities o where o.user_id = c.user_id and o.provider <> 'EMAIL')
+  and not exists (
+    select from sessions s where s.user_id = c.user_id and s.last_seen_at > now() - make_interval(secs => $1)
+  )
+  and not exists (select from subscriptions s where s.user_id = c.user_id)
+  and not exists (select from passes p where p.user_id = c.user_id)
+"""
+
+VOID_ACCOUNTS = f"""
+select c.user_id {_IS_VOID} order by c.created_at limit $2
+"""
+
+IS_VOID = f"""
+select exists (select {_IS_VOID} and c.user_id = $2)
+"""
+
 DELETE_PERSON = """
 delete from users where id = $1
 """
@@ -150,23 +172,36 @@ class Taken(Struct, frozen=True):
     total: Total
 
 
-async def remove_person(pool: Pool, sealer: Sealer, user: UserId) -> Departure | None:
+async def remove_person(
+    pool: Pool, sealer: Sealer, user: UserId, *, void_for: float | None = None
+) -> Departure | None:
     """Delete a person and all that is theirs alone; return what is left to be done, which is a job already.
 
-    None when there is no such person. Raises `Refused`: unavailable, or busy when others were in the way each time.
+    None when there is no such person, or, with `void_for` seconds, when they are not, or no longer, one of `void_accounts`.
+    Raises `Refused`: unavailable, or busy when others were in the way each time.
     """
     for _ in range(_ATTEMPTS):
         try:
-            return await _remove(pool, sealer, user)
+            return await _remove(pool, sealer, user, void_for)
         except asyncpg.DeadlockDetectedError:
             continue  # somebody's line in a room that goes, too: theirs was under way first
     raise Refused(ErrorCode.BUSY, retry_after=1.0)
 
 
-async def _remove(pool: Pool, sealer: Sealer, user: UserId) -> Departure | None:
+async def void_accounts(pool: Pool, after: float, limit: int) -> list[UserId]:
+    """List accounts of nobody, the oldest first: their address somebody else has proven, and for `after` seconds nobody came."""
+    async with answering(pool) as connection:
+        return [row["user_id"] for row in await connection.fetch(VOID_ACCOUNTS, after, limit)]
+
+
+async def _remove(
+    pool: Pool, sealer: Sealer, user: UserId, void_for: float | None = None
+) -> Departure | None:
     async with answering(pool) as connection, connection.transaction():
         await connection.execute(ALLOW_TIME)
         if await connection.fetchval(LOCK_PERSON, user) is None:
+            return None
+        if void_for is not None and not await connection.fetchval(IS_VOID, void_for, user):
             return None
         for leave in LEAVES:
             await leave(connection, sealer, user)

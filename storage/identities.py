@@ -257,6 +257,13 @@ async def link(
             await _keep_token(connection, sealer, user, known.provider, granted)
 
 
+async def demand_proof(pool: Pool, user: UserId) -> None:
+    """Raise `Refused` (email_unverified) for somebody whose address is only claimed: they may be anybody, and come without end."""
+    async with answering(pool) as connection:
+        if await connection.fetchval(CLAIMS_AN_ADDRESS, user):
+            raise Refused(ErrorCode.EMAIL_UNVERIFIED)
+
+
 async def ways_in(pool: Pool, sealer: Sealer, user: UserId) -> list[WayIn]:
     """List how a person can sign in, in the order in which it was added."""
     async with answering(pool) as connection:

@@ -58,7 +58,7 @@ delete from waitlist where subject = $1 and invited_at is not null returning id
 
 ADDRESSES_OF = """
 select sealed_address from identities
-where user_id = $1 and provider = 'EMAIL' and sealed_address is not null
+where user_id = $1 and provider = 'EMAIL' and issuer = '' and sealed_address is not null
 """
 
 LEAVE_ENTRIES = """
@@ -177,7 +177,10 @@ def _subject(sealer: Sealer, email: str) -> str:
 
 
 async def leave_waitlist(connection: Connection, sealer: Sealer, user: UserId) -> None:
-    """Take the address of somebody who leaves for good off the list, in the transaction in which they do."""
+    """Take the address of somebody who leaves for good off the list, in the transaction in which they do.
+
+    One that they only claimed may be somebody else's, who waits for a place.
+    """
     rows = await connection.fetch(ADDRESSES_OF, user)
     emails = [sealer.open(people.ADDRESS, user, row["sealed_address"]) for row in rows]
     await connection.execute(LEAVE_ENTRIES, [_subject(sealer, email) for email in emails])

@@ -66,6 +66,18 @@ async def test_applying(place: Town) -> None:
     assert (await visitor.call("creator.get"))["application"] == answers[0]
 
 
+async def test_an_address_that_is_only_claimed(place: Town) -> None:
+    """Whoever may be anybody is not read: one proves one's address first. Everything else in a room is theirs, too."""
+    ada = await place.member("Ada")
+    await place.pool.execute("update identities set issuer = user_id::text where user_id = $1", ada.id)
+    room = await place.room()
+    visitor = await ada.come(None, room)
+    assert (await visitor.call("creator.apply", about=ABOUT))["code"] == "email_unverified"
+    assert (await visitor.say(room, "hello"))["type"] == "chat.sent"
+    await place.pool.execute("update identities set issuer = '' where user_id = $1", ada.id)
+    await applied(visitor)
+
+
 async def test_nothing_to_read(place: Town) -> None:
     """An application in which nothing can be seen is refused."""
     visitor = await (await place.member("Ada")).come()
@@ -266,6 +278,7 @@ async def test_a_few_a_day(servers: Servers) -> None:
 async def test_the_operator_gives_a_role(place: Town, tmp_path: Path) -> None:
     """`looprooms role` finds the person by their address in any spelling, and every connection has the role at once; it is recorded."""
     ada = await place.member("Ada")
+    await place.pool.execute("update identities set issuer = user_id::text where user_id = $1", ada.id)
     connections = [await ada.come(site) for site in place.sites]
     assert (await connections[0].call("creator.list"))["code"] == "forbidden"
     settings = place.sites[0].node.settings
