@@ -36,6 +36,7 @@ AnyCommand = Union[  # noqa: UP007
     moderation.Commands,
     notifications.Commands,
     people.Commands,
+    relations.Commands,
 ]
 AnyAnswer = Union[  # noqa: UP007
     session.Answers,
@@ -48,6 +49,7 @@ AnyAnswer = Union[  # noqa: UP007
     moderation.Answers,
     notifications.Answers,
     people.Answers,
+    relations.Answers,
     Error,
 ]
 AnyEvent = Union[  # noqa: UP007

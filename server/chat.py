@@ -181,10 +181,11 @@ async def remove(call: Call, command: RemoveChat) -> ChatRemoved:
 async def recall(call: Call, command: RecallChat) -> ChatRecalled:
     """Read older lines of a room that one is in."""
     before = NEWEST if command.before is None else command.before
-    lines = await chat.lines_before(
-        call.node.stores.pool, call.member_of(command.room), before, command.limit + 1
-    )
-    return ChatRecalled(id=command.id, lines=lines[-command.limit :], more=len(lines) > command.limit)
+    room = call.member_of(command.room)
+    lines = await chat.lines_before(call.node.stores.pool, room, before, command.limit + 1)
+    veil = call.session.veil(room)  # as it is now: somebody may have been blocked meanwhile
+    seen = [line if veil is None else veil.line(line) for line in lines[-command.limit :]]
+    return ChatRecalled(id=command.id, lines=seen, more=len(lines) > command.limit)
 
 
 async def _may_moderate(call: Call, room: RoomId) -> bool:

@@ -277,6 +277,7 @@ async def live_session(node: Node, session: SessionId, user: UserId) -> Session:
         anonymous=live.anonymous,
         masks=node.faces,
         passes=live.passes,
+        hidden=live.hidden,
     )
 
 

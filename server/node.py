@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ from server import notifications as _notifications  # noqa: F401 - the same
 from server import payouts as _payouts  # noqa: F401 - the same
 from server import privacy as _privacy_jobs  # noqa: F401 - and its jobs
 from server import push as _push  # noqa: F401 - and what pushes them
+from server import relations as _relation_handlers  # noqa: F401 - the same
 from server import sales as _sales  # noqa: F401 - what takes the provider's events of them
 from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
@@ -60,7 +61,7 @@ from server.process.garbage import Garbage
 from server.push import Acknowledged, PushCounts
 from server.reactions import ReactionWriter
 from server.resealing import seal_in_background
-from server.rooms import Catalogue, RoomWatch
+from server.rooms import Catalogue, RoomWatch, seen_state
 from server.rotation import KeyFile
 from server.session import CHANNEL, Announcements, Changed, LiveSessions, greet
 from server.settings import Settings
@@ -262,6 +263,19 @@ class Node:
     def _reconsider(self, connection: Connection) -> None:
         self.previews.reconsider(connection)
         self.faces.reconsider(connection)
+        session = connection.session
+        assert session is not None
+        unveiled = [
+            room.id
+            for room in list(connection.rooms.values())
+            if self.hub.veil(connection, room, session.veil(room.id))
+        ]
+        if unveiled:  # among them may be one whose host is not there any more for this person
+            self.announcements.look(Changed(rooms=unveiled))
+
+    async def apart(self, users: Sequence[UserId]) -> None:
+        """Have the sessions of people read again who see more or less of each other: here before it returns, elsewhere soon."""
+        await self.announcements.see_to(Changed(users=list(users)))
 
     def room_changed(self, room: RoomId) -> None:
         """Tell every node that a room is to be looked at again: who may stay in it does."""
@@ -285,7 +299,8 @@ class Node:
             self.hub.tell(active, pulse, Kind.PULSE)
 
     def _refresh(self, connection: Connection, room: RoomId) -> None:
-        connection.send(RoomPulse(room=room, state=self.presence.state(room)))
+        if (active := connection.rooms.get(room)) is not None:
+            connection.send(RoomPulse(room=room, state=seen_state(self, connection, active)))
 
     def _restored(self) -> None:
         self.subscriptions.restored()

@@ -12,6 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
+from uuid import UUID
 
 from protocol.envelope import Person, RoomId, UserId
 from protocol.people import SetAnonymity, Switched
@@ -23,10 +24,13 @@ from server.presence import PresenceTracker
 from storage import people
 from storage.pseudonyms import pseudonym
 from storage.redis.limits import Limit
-from storage.sealing import Sealer
+from storage.sealing import BrokenSeal, Sealer
 
 SWITCHES: Final = Limit("switches", burst=10, rate=1 / 60)
 """Switches of a person into anonymous mode and out of it."""
+
+BEHIND: Final = "presence.behind"
+"""Where it is sealed who is behind a pseudonym; the row is the pseudonym."""
 
 
 class Faces:
@@ -62,7 +66,7 @@ class Faces:
         if face is None:
             face = session.faces[room] = session.face(room)
         if room not in self._awaited.get(connection, ()):
-            self._presence.enter(room, face, connection)
+            self._presence.enter(room, face, connection, self._behind(session, face))
         return face
 
     def leave(self, connection: Connection, room: RoomId, *, at_once: bool) -> None:
@@ -74,10 +78,22 @@ class Faces:
 
     def act(self, connection: Connection, room: RoomId) -> Person:
         """Return as whom a connection does something in a room that it is in: from now on they are there."""
-        face = _session(connection).faces[room]
+        session = _session(connection)
+        face = session.faces[room]
         if self._come(connection, room):
-            self._presence.enter(room, face, connection)
+            self._presence.enter(room, face, connection, self._behind(session, face))
         return face
+
+    def who(self, room: RoomId, face: UserId) -> UserId | None:
+        """Return who is in a room under a pseudonym, on whatever node. None: nobody, as far as this node knows."""
+        sealed = self._presence.behind(room, face)
+        try:
+            return UserId(UUID(self._sealer.open(BEHIND, face, sealed))) if sealed else None
+        except BrokenSeal:  # by a node that has another key already
+            return None
+
+    def _behind(self, session: Session, face: Person) -> bytes:
+        return b"" if face.id == session.user_id else self._sealer.seal(BEHIND, face.id, str(session.user_id))
 
     def reconsider(self, connection: Connection) -> None:
         """Let a connection be seen as its session says, in all its rooms."""
@@ -105,9 +121,10 @@ class Faces:
         """Put something in the place of a connection that is somebody else now, for a while."""
         if self._come(connection, room):
             return  # who they were had not come yet, and never will
-        user = _session(connection).user_id
+        session = _session(connection)
+        user = session.user_id
         stay = _Stay(room, person)
-        self._presence.enter(room, person, stay)
+        self._presence.enter(room, person, stay, self._behind(session, person))
         self._presence.leave(room, person.id, connection, at_once=True)
         self._staying[user].add(stay)
         stay.timer = self._loop.call_later(self._draw(0, self._shuffle), self._go, user, stay)

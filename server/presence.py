@@ -168,8 +168,8 @@ class PresenceTracker:
 
     # Who is here.
 
-    def enter(self, room: RoomId, person: Person, connection: object) -> None:
-        """Note that a connection of a person is in a room, which is open."""
+    def enter(self, room: RoomId, person: Person, connection: object, behind: bytes = b"") -> None:
+        """Note that a connection of a person is in a room, which is open. `behind`: see `storage.presence.Entry`."""
         known = self._rooms[room]
         known.connections.setdefault(person.id, set()).add(connection)
         known.graces.pop(person.id, None)
@@ -177,7 +177,7 @@ class PresenceTracker:
         if own is None or own.person != person:
             elsewhere = known.roster.entry(person.id)  # a level that was set there goes with the person
             level, level_at = (0, 0) if elsewhere is None else (elsewhere.level, elsewhere.level_at)
-            known.roster.put(Entry(person, level, level_at))
+            known.roster.put(Entry(person, level, level_at, behind))
             self._own_changed(known, person.id)
 
     def leave(self, room: RoomId, user: UserId, connection: object, *, at_once: bool) -> None:
@@ -203,6 +203,12 @@ class PresenceTracker:
         """Say whether a person is in a room, on whatever node, as far as this node knows."""
         known = self._rooms.get(room)
         return known is not None and user in known.roster.people
+
+    def behind(self, room: RoomId, user: UserId) -> bytes:
+        """Return who is behind a pseudonym that is in a room, sealed; nothing where that is not known."""
+        known = self._rooms.get(room)
+        entry = None if known is None else known.roster.entry(user)
+        return b"" if entry is None else entry.behind
 
     def state(self, room: RoomId) -> RoomState:
         """Return what a newcomer is to know. Whoever gets it must get every later pulse of the room."""
@@ -231,7 +237,7 @@ class PresenceTracker:
         known = self._rooms[room]
         own = known.roster.own.get(user)
         if own is not None:
-            known.roster.put(Entry(own.person, level, int(self._wall() * 1000)))
+            known.roster.put(Entry(own.person, level, int(self._wall() * 1000), own.behind))
             self._own_changed(known, user)
         return known.roster.confidence
 
@@ -405,9 +411,16 @@ class PresenceTracker:
 @handles(ListPresence)
 def list_presence(call: Call, command: ListPresence) -> PresenceListed:
     """Page through those who are in a room that one is in."""
-    page = call.node.presence.page(call.member_of(command.room), command.after, command.limit)
-    following = page.members[-1].id if page.more and page.members else None
-    return PresenceListed(id=command.id, online=page.online, members=page.members, next=following)
+    room = call.room(command.room)
+    page = call.node.presence.page(room.id, command.after, command.limit)
+    members = page.members
+    if (veil := call.connection.veil(room)) is not None:
+        members = veil.people(members)
+        while page.more and not members:  # who is left out is not named as the place to go on from either
+            page = call.node.presence.page(room.id, page.members[-1].id, command.limit)
+            members = veil.people(page.members)
+    following = members[-1].id if page.more and members else None
+    return PresenceListed(id=command.id, online=page.online, members=members, next=following)
 
 
 @handles(SetTyping)

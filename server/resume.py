@@ -32,7 +32,7 @@ from protocol.session import Position, Resumed
 from server.hub.connection import Connection
 from server.hub.identity import Session
 from server.hub.members import Room
-from server.rooms import Admission, admit, enter, recent_lines, still_visible
+from server.rooms import Admission, admit, enter, recent_lines, seen_state, still_visible
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -116,8 +116,8 @@ def take_up(node: Node, connection: Connection, place: Place) -> Resumed:
         epoch=node.stores.epoch,
         offset=active.replay.last,
         missed=active.replay.last - position.offset if place.covered else 0,
-        state=node.presence.state(active.id),
-        recent=[] if place.covered else recent_lines(active),
+        state=seen_state(node, connection, active),
+        recent=[] if place.covered else recent_lines(active, connection),
         preview_ends_in=preview,
         you=node.faces.enter(connection, active.id),
     )

@@ -12,6 +12,7 @@ import msgspec
 from protocol.chat import ChatLine, Line
 from protocol.envelope import RoomId, RoomRef
 from protocol.media import RoomMedia
+from protocol.presence import RoomState
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import (
     Cue,
@@ -108,8 +109,12 @@ class Catalogue:
 
 
 def visible(room: Room, session: Session) -> bool:
-    """Say whether a person may know of a room. A draft, an archived and a restricted one are their host's alone."""
-    return room.status is RoomStatus.PUBLISHED or session.is_one(room.host, room.id) or session.moderates
+    """Say whether a person may know of a room. A draft, an archived and a restricted one are their host's alone; and where a
+    block stands between the two, the host's rooms are not there.
+    """
+    if session.is_one(room.host, room.id) or session.moderates:
+        return True
+    return room.status is RoomStatus.PUBLISHED and not session.hides(room.host, room.id)
 
 
 def still_visible(node: Node, session: Session, room: Room) -> Room:
@@ -156,6 +161,7 @@ def enter(node: Node, connection: Connection, active: ActiveRoom, admission: Adm
     """
     session = connection.session
     assert session is not None
+    node.hub.veil(connection, active, session.veil(active.id))
     node.hub.enter(connection, active)
     node.faces.enter(connection, active.id)
     node.slugs[admission.room.slug] = active.id
@@ -236,12 +242,21 @@ class RoomWatch:
                     await put_out(self._node, room)
 
 
-def recent_lines(active: ActiveRoom) -> list[Line]:
-    """Return the newest lines of a room from memory, oldest first."""
+def seen_state(node: Node, connection: Connection, active: ActiveRoom) -> RoomState:
+    """Return the ephemeral state of a room, as a connection sees it. Every later pulse must reach it."""
+    state = node.presence.state(active.id)
+    veil = connection.veil(active)
+    return state if veil is None else veil.state(state)
+
+
+def recent_lines(active: ActiveRoom, connection: Connection) -> list[Line]:
+    """Return the newest lines of a room from memory, as a connection sees them, oldest first."""
+    veil = connection.veil(active)
     recent: list[Line] = []
     for packet in active.replay.newest():
         if packet.kind is Kind.LINE:
-            recent.append(_lines.decode(packet.json).line)
+            line = _lines.decode(packet.json).line
+            recent.append(line if veil is None else veil.line(line))
             if len(recent) == RECENT_LINES:
                 break
     recent.reverse()
@@ -252,7 +267,9 @@ def recent_lines(active: ActiveRoom) -> list[Line]:
 async def list_rooms(call: Call, command: ListRooms) -> RoomsListed:
     """Page through the published rooms."""
     stores = call.node.stores
-    page = await rooms.published(stores.pool, stores.sealer, command.category, command.after, command.limit)
+    page = await rooms.published(
+        stores.pool, stores.sealer, call.session.user_id, command.category, command.after, command.limit
+    )
     return RoomsListed(id=command.id, rooms=page.rooms, next=page.rooms[-1].id if page.more else None)
 
 
@@ -278,7 +295,7 @@ async def join(call: Call, command: JoinRoom) -> RoomJoined:
         raise Refused(ErrorCode.NOT_IN_ROOM)  # nobody hears it
     room = still_visible(node, call.session, room)
     preview = enter(node, call.connection, active, admission)
-    state = node.presence.state(room.id)
+    state = seen_state(node, call.connection, active)
     return RoomJoined(
         id=command.id,
         room=room,
@@ -290,7 +307,7 @@ async def join(call: Call, command: JoinRoom) -> RoomJoined:
         reactions=state.reactions,
         confidence=state.confidence,
         typing=state.typing,
-        recent=recent_lines(active),
+        recent=recent_lines(active, call.connection),
         preview_ends_in=preview,
         you=node.faces.enter(call.connection, active.id),
     )

@@ -95,14 +95,16 @@ class LiveSessions:
         if (code := ended_code(live)) is not None:
             connection.close(code)
         elif live is not None and live.person_last >= session.as_of:  # reads may overtake one another
-            before = session.role, session.tier, session.anonymous, session.passes, session.user
+            before = _rights(session)
             session.as_of = live.person_last
             session.role = live.role
             session.tier = live.subscription.tier
             session.anonymous = live.anonymous
             session.passes = live.passes
             session.user = Person(id=live.user_id, name=live.name, avatar=live.avatar)
-            if before != (session.role, session.tier, session.anonymous, session.passes, session.user):
+            session.hidden = live.hidden
+            session.muted = live.muted
+            if before != _rights(session):
                 self._changed(connection)
 
     async def run(self, members: Members) -> None:
@@ -115,6 +117,19 @@ class LiveSessions:
                     await self.look_again(members, sessions[start : start + AT_ONCE])
             except Refused:
                 _LOGGER.warning("sessions could not be read again: Postgres is out of reach")
+
+
+def _rights(session: Session) -> tuple[object, ...]:
+    """Return what a session may do and see, to be compared."""
+    return (
+        session.role,
+        session.tier,
+        session.anonymous,
+        session.passes,
+        session.user,
+        session.hidden,
+        session.muted,
+    )
 
 
 class Changed(Struct):
@@ -158,9 +173,17 @@ class Announcements:
 
     def announce(self, changed: Changed) -> None:
         """Tell all nodes that sessions, or all sessions of users, have changed; call it after the commit."""
+        self._publish(changed)
+        self.look(changed)
+
+    async def see_to(self, changed: Changed) -> None:
+        """Do the same, and return when this node has looked."""
+        self._publish(changed)
+        await self._look_quietly(self._noted(changed), changed)
+
+    def _publish(self, changed: Changed) -> None:
         payload = msgspec.json.encode(changed)
         self._node.stores.broker.publish(CHANNEL, Packet(Kind.CHANGE, 0, payload, b""))
-        self.look(changed)
 
     def received(self, publication: bytes) -> None:
         """Take the word of another node."""
@@ -169,6 +192,13 @@ class Announcements:
 
     def look(self, changed: Changed) -> None:
         """Look at sessions that are connected here, and remember it of those that are on their way."""
+        sessions = self._noted(changed)
+        task = self._node.hub.loop.create_task(self._look_quietly(sessions, changed))
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
+    def _noted(self, changed: Changed) -> list[SessionId]:
+        """Remember it of sessions that are on their way; return those that are connected here."""
         members = self._node.hub.members
         names: list[UserId | SessionId] = [*changed.sessions, *changed.users, *changed.gone]
         for name in names:
@@ -179,9 +209,7 @@ class Announcements:
         sessions = {session for session in changed.sessions if members.of_session(session)}
         for user in changed.users:
             sessions |= {c.session.id for c in members.of_user(user) if c.session is not None}
-        task = self._node.hub.loop.create_task(self._look_quietly(list(sessions), changed))
-        self._looking.add(task)
-        task.add_done_callback(self._looking.discard)
+        return list(sessions)
 
     def _part_with(self, user: UserId) -> None:
         """End every connection of somebody who has left for good; the rooms that they were in see them go at once."""
@@ -278,6 +306,8 @@ async def _welcome(node: Node, connection: Connection, command: Hello, arrival: 
         anonymous=live.anonymous,
         masks=node.faces,
         passes=live.passes,
+        hidden=live.hidden,
+        muted=live.muted,
     )
     places = await resume.prepare(node, session, command.resume)
     if not connection.open:

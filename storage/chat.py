@@ -160,6 +160,16 @@ ADD_EVENT = """
 insert into room_events (room_id, "offset", kind, line_id, actor_id) values ($1, $2, $3::room_event_kind, $4, $5)
 """
 
+SPEAKER = """
+select l.author_id as speaker_id, coalesce(l.pseudonym, u.id) as id, coalesce(l.pseudonym_name, u.name) as name
+from chat_lines l join users u on u.id = l.author_id
+where l.id = $1 and l.room_id = $2 and l.removed_at is null
+"""
+
+BEHIND = """
+select author_id from chat_lines where room_id = $1 and pseudonym = $2 and author_id is not null limit 1
+"""
+
 PARTS = (
     Part(
         name="chat_lines",
@@ -282,6 +292,20 @@ async def lines_before(pool: Pool, room: RoomId, before: int, limit: int) -> lis
     async with answering(pool) as connection:
         rows = await connection.fetch(LINES_BEFORE, room, before, limit)
     return [_line(row) for row in reversed(rows)]
+
+
+async def said_by(pool: Pool, room: RoomId, line: LineId) -> tuple[UserId, Person] | None:
+    """Return who has said a line, and as whom. None where there is no such line, or it was removed."""
+    async with answering(pool) as connection:
+        row = await connection.fetchrow(SPEAKER, line, room)
+    return None if row is None else (row["speaker_id"], person(row["id"], row["name"], None))
+
+
+async def behind(pool: Pool, room: RoomId, pseudonym: UserId) -> UserId | None:
+    """Return who has spoken in a room under a pseudonym. None: nobody, as far as is remembered."""
+    async with answering(pool) as connection:
+        user: UserId | None = await connection.fetchval(BEHIND, room, pseudonym)
+    return user
 
 
 async def revise(

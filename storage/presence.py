@@ -37,11 +37,15 @@ _REPLACE: Final = files("storage.redis").joinpath("presence.lua").read_text("utf
 
 
 class Entry(Struct, array_like=True, frozen=True, gc=False):
-    """A person whom a node has in a room. `level` is 0 for one who has set none; `level_at` says when it was set."""
+    """A person whom a node has in a room. `level` is 0 for one who has set none; `level_at` says when it was set.
+
+    `behind` is who is behind a pseudonym: sealed, so that only nodes can tell.
+    """
 
     person: Person
     level: int = 0
     level_at: Milliseconds = 0
+    behind: bytes = b""
 
 
 class Shift(Struct, tag="shift", array_like=True, frozen=True):

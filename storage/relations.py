@@ -22,7 +22,7 @@ from typing import Final
 import asyncpg
 from msgspec import Struct
 
-from protocol.envelope import LineId, Person, RoomId, UserId
+from protocol.envelope import Person, UserId
 from protocol.moderation import Role
 from protocol.notifications import NotificationKind, Thing, ThingKind
 from protocol.refusals import ErrorCode, Refused
@@ -149,17 +149,6 @@ where ($2 = 'BLOCKED' or not exists (select from hidden_pairs where user_id = $1
 order by t.created_at desc, coalesce(t.known_as, t.other_id) desc limit $4
 """
 
-SPEAKER = """
-select l.author_id as speaker_id, coalesce(l.pseudonym, u.id) as id, coalesce(l.pseudonym_name, u.name) as name
-from chat_lines l join users u on u.id = l.author_id
-where l.id = $1 and l.room_id = $2 and l.removed_at is null
-"""
-
-BEHIND = """
-select author_id, pseudonym_name from chat_lines
-where room_id = $1 and pseudonym = $2 and author_id is not null limit 1
-"""
-
 PARTS = (
     Part(
         name="blocks",
@@ -248,6 +237,8 @@ async def block(pool: Pool, user: UserId, other: UserId, known_as: Person | None
         relation = Relation(person=named, blocked=True)
         if not await connection.fetchval(BLOCK, user, other, *_mask(known_as)):
             return Change(relation=relation)
+        if found.hidden:  # by the other's block: they are not there, and nothing of this is kept
+            raise Refused(ErrorCode.NOT_FOUND)
         parted = await connection.fetchval(UNFRIEND, user, other)
         withdrawn = await connection.fetchval(TAKE_REQUEST, user, other)
         await connection.fetchval(TAKE_REQUEST, other, user)
@@ -283,6 +274,8 @@ async def mute(pool: Pool, user: UserId, other: UserId, known_as: Person | None 
             relation = Relation(person=known_as, muted=True)
         if not fresh:
             return Change(relation=relation)
+        if found.hidden:
+            raise Refused(ErrorCode.NOT_FOUND)
         told = await append(connection, [_event(user, relation, changes_session=True)])
         return Change(relation=relation, told=told, users=[user])
 
@@ -394,20 +387,6 @@ async def mutes_of(pool: Pool, users: Sequence[UserId]) -> dict[UserId, set[User
         rows = await connection.fetch(MUTES_OF, users)
     found = {row["muter_id"]: set(row["others"]) for row in rows}
     return {user: found.get(user, set()) for user in users}
-
-
-async def speaker(pool: Pool, room: RoomId, line: LineId) -> tuple[UserId, Person] | None:
-    """Return who has said a line, and as whom. None where there is no such line, or it was removed."""
-    async with answering(pool) as connection:
-        row = await connection.fetchrow(SPEAKER, line, room)
-    return None if row is None else (row["speaker_id"], person(row["id"], row["name"], None))
-
-
-async def behind(pool: Pool, room: RoomId, pseudonym: UserId) -> tuple[UserId, Person] | None:
-    """Return who has spoken in a room under a pseudonym, and the pseudonym. None: nobody, as far as is remembered."""
-    async with answering(pool) as connection:
-        row = await connection.fetchrow(BEHIND, room, pseudonym)
-    return None if row is None else (row["author_id"], person(pseudonym, row["pseudonym_name"], None))
 
 
 async def _locked(connection: Connection, user: UserId, other: UserId) -> Profile:

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from protocol.envelope import Person, RoomId
+from protocol.envelope import Person, RoomId, UserId
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import ContentKind, Room, RoomStatus
 from storage.people import person
@@ -35,6 +35,7 @@ PUBLISHED = f"""
 select {_ROOM}
 from rooms r left join users u on u.id = r.host_id
 where r.status = 'PUBLISHED' and ($1::text is null or r.category = $1)
+  and not exists (select from hidden_pairs where user_id = $4 and other_id = r.host_id)
   and ($2::uuid is null or (r.title, r.id) > (select title, id from rooms where id = $2))
 order by r.title, r.id limit $3
 """
@@ -45,7 +46,10 @@ from rooms where id = any($1::uuid[])
 """
 
 IS_PUBLISHED = """
-select exists (select from rooms where id = $1 and status = 'PUBLISHED')
+select exists (
+    select from rooms where id = $1 and status = 'PUBLISHED'
+        and not exists (select from hidden_pairs where user_id = $2 and other_id = rooms.host_id)
+)
 """
 
 PARTS = (
@@ -108,16 +112,16 @@ async def by_refs(pool: Pool, sealer: Sealer, refs: Sequence[str]) -> dict[str, 
 
 
 async def published(
-    pool: Pool, sealer: Sealer, category: str | None, after: RoomId | None, limit: int
+    pool: Pool, sealer: Sealer, user: UserId, category: str | None, after: RoomId | None, limit: int
 ) -> Page:
-    """Return a page of published rooms, of one category or of all, in the order of titles, after a room.
+    """Return a page of published rooms that are there for somebody, of one category or of all, by title, after a room.
 
-    Raises `Refused` (not_found) when that room is not published: where it would stand is told to nobody.
+    Raises `Refused` (not_found) when that room is not one of them: where it would stand is told to nobody.
     """
     async with answering(pool) as connection:
-        if after is not None and not await connection.fetchval(IS_PUBLISHED, after):
+        if after is not None and not await connection.fetchval(IS_PUBLISHED, after, user):
             raise Refused(ErrorCode.NOT_FOUND, path="$.after")
-        rows = await connection.fetch(PUBLISHED, category, after, limit + 1)
+        rows = await connection.fetch(PUBLISHED, category, after, limit + 1, user)
     return Page(rooms=[_room(sealer, row) for row in rows[:limit]], more=len(rows) > limit)
 
 

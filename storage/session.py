@@ -35,7 +35,9 @@ LIVE_SESSIONS = f"""
 select s.id, s.user_id, u.name, u.avatar, u.role::text, u.anonymous,
        s.ended_at is not null as ended, u.banned_at is not null as banned,
        coalesce(p.last, 0) as person_last, {STANDING},
-       array(select distinct room_id from passes where user_id = u.id and open) as passes, {UNREAD_OF}, d.pushed
+       array(select distinct room_id from passes where user_id = u.id and open) as passes, {UNREAD_OF}, d.pushed,
+       array(select other_id from hidden_pairs where user_id = u.id) as hidden,
+       array(select muted_id from mutes where muter_id = u.id) as muted
 from sessions s join users u on u.id = s.user_id
 left join person_positions p on p.user_id = u.id
 left join subscriptions sub on sub.user_id = u.id
@@ -180,6 +182,8 @@ class LiveSession(Struct, frozen=True, kw_only=True):
     passes: frozenset[RoomId] = frozenset()
     unread: int = 0
     pushed: int | None = None
+    hidden: frozenset[UserId] = frozenset()
+    muted: frozenset[UserId] = frozenset()
 
 
 class Outcome(Enum):
@@ -353,4 +357,6 @@ def _live(row: asyncpg.Record) -> LiveSession:
         passes=frozenset(row["passes"]),
         unread=row["unread"],
         pushed=row["pushed"],
+        hidden=frozenset(row["hidden"]),
+        muted=frozenset(row["muted"]),
     )

@@ -41,7 +41,17 @@ ASSEMBLY: Final = "server.node"
 
 LENT: Final[Mapping[str, frozenset[str]]] = {
     "server.rooms": frozenset(
-        {"Admission", "admit", "enter", "visible", "recent_lines", "put_out", "show", "still_visible"}
+        {
+            "Admission",
+            "admit",
+            "enter",
+            "visible",
+            "recent_lines",
+            "seen_state",
+            "put_out",
+            "show",
+            "still_visible",
+        }
     ),
     "server.presence": frozenset({"PresenceTracker"}),
 }

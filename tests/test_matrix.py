@@ -26,77 +26,121 @@ from tests.hosting import Host, make_room
 from tests.standing import Standing
 from tests.visitors import Visitor, approach, arrive, visit
 
-PEOPLE = ("silent", "outsider", "member", "author", "host", "elsewhere", "moderator")
+PEOPLE = (
+    "silent",
+    "outsider",
+    "member",
+    "author",
+    "host",
+    "elsewhere",
+    "moderator",
+    "blocked",
+    "blocker",
+    "shunned",
+)
 """Who has not said hello; a signed-in person who is not in the room; one who is; the author of the line; the room's host; the
-host of another room, here as a member; and a moderator."""
+host of another room, here as a member; a moderator; somebody whom the host has blocked, and somebody who has blocked the host;
+and one who is in the room and whom the author of the line has blocked."""
 
 MATRIX = """
-command            what      silent       outsider     member       author       host         elsewhere    moderator
-hello              again     -            hello_again  hello_again  hello_again  hello_again  hello_again  hello_again
-token.refresh      foreign   hello_first  token_invalid token_invalid token_invalid token_invalid token_invalid token_invalid
-session.list       own       hello_first  ok           ok           ok           ok           ok           ok
-session.revoke     others    hello_first  ok           ok           ok           ok           ok           ok
-session.revoke     foreign   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
-session.revoke     unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
-session.ping       own       hello_first  ok           ok           ok           ok           ok           ok
-room.list          all       hello_first  ok           ok           ok           ok           ok           ok
-room.get           here      hello_first  ok           ok           ok           ok           ok           ok
-room.get           draft     hello_first  not_found    not_found    not_found    ok           not_found    ok
-room.get           unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
-room.join          here      hello_first  ok           ok           ok           ok           ok           ok
-room.join          draft     hello_first  not_found    not_found    not_found    ok           not_found    ok
-room.join          unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
-room.leave         here      hello_first  not_in_room  ok           ok           ok           ok           ok
-room.leave         draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-room.leave         unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-cue.send           here      hello_first  not_in_room  forbidden    forbidden    ok           forbidden    forbidden
-cue.send           draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-cue.send           unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-room.offer         here      hello_first  forbidden    forbidden    forbidden    ok           forbidden    forbidden
-room.offer         draft     hello_first  not_found    not_found    not_found    ok           not_found    forbidden
-room.offer         unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
-presence.list      here      hello_first  not_in_room  ok           ok           ok           ok           ok
-presence.list      draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-presence.list      unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-typing.set         here      hello_first  not_in_room  ok           ok           ok           ok           ok
-typing.set         draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-typing.set         unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-confidence.set     here      hello_first  not_in_room  ok           ok           ok           ok           ok
-confidence.set     draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-confidence.set     unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-chat.send          here      hello_first  not_in_room  ok           ok           ok           ok           ok
-chat.send          draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-chat.send          unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-chat.edit          line      hello_first  not_in_room  forbidden    ok           ok           forbidden    ok
-chat.edit          elsewhere hello_first  not_in_room  not_found    not_found    not_found    not_found    not_found
-chat.edit          no_line   hello_first  not_in_room  not_found    not_found    not_found    not_found    not_found
-chat.remove        line      hello_first  not_in_room  forbidden    ok           ok           forbidden    ok
-chat.remove        elsewhere hello_first  not_in_room  not_found    not_found    not_found    not_found    not_found
-chat.remove        no_line   hello_first  not_in_room  not_found    not_found    not_found    not_found    not_found
-chat.history       here      hello_first  not_in_room  ok           ok           ok           ok           ok
-chat.history       draft     hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-chat.history       unknown   hello_first  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room
-reaction.add       here      hello_first  not_in_room  ok           ok           ok           ok           ok
-reaction.add       draft     hello_first  not_found    not_found    not_found    not_in_room  not_found    not_in_room
-reaction.add       unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
-reaction.remove    here      hello_first  not_in_room  ok           ok           ok           ok           ok
-reaction.remove    draft     hello_first  not_found    not_found    not_found    not_in_room  not_found    not_in_room
-reaction.remove    unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
-subscription.get   own       hello_first  ok           ok           ok           ok           ok           ok
-creator.apply      own       hello_first  ok           ok           ok           forbidden    forbidden    forbidden
-creator.get        own       hello_first  ok           ok           ok           ok           ok           ok
-creator.list       all       hello_first  forbidden    forbidden    forbidden    forbidden    forbidden    ok
-creator.decide     foreign   hello_first  forbidden    forbidden    forbidden    forbidden    forbidden    ok
-creator.decide     unknown   hello_first  forbidden    forbidden    forbidden    forbidden    forbidden    not_found
-notification.list  own       hello_first  ok           ok           ok           ok           ok           ok
-notification.read  own       hello_first  ok           ok           ok           ok           ok           ok
-notification.read  foreign   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
-notification.read  unknown   hello_first  not_found    not_found    not_found    not_found    not_found    not_found
-notification.settings own    hello_first  ok           ok           ok           ok           ok           ok
-device.register    own       hello_first  ok           ok           ok           ok           ok           ok
-device.forget      own       hello_first  ok           ok           ok           ok           ok           ok
-person.anonymous   own       hello_first  ok           ok           ok           ok           ok           ok
+command           what     silent      outsider     member       author       host         elsewhere    moderator    blocked      blocker     shunned
+hello             again    -           hello_again  hello_again  hello_again  hello_again  hello_again  hello_again  hello_again  hello_again -
+token.refresh     foreign  hello_first token_invalid token_invalid token_invalid token_invalid token_invalid token_invalid token_invalid token_invalid -
+session.list      own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+session.revoke    others   hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+session.revoke    foreign  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+session.revoke    unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+session.ping      own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+room.list         all      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+room.get          here     hello_first ok           ok           ok           ok           ok           ok           not_found    not_found   -
+room.get          draft    hello_first not_found    not_found    not_found    ok           not_found    ok           not_found    not_found   -
+room.get          unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+room.join         here     hello_first ok           ok           ok           ok           ok           ok           not_found    not_found   -
+room.join         draft    hello_first not_found    not_found    not_found    ok           not_found    ok           not_found    not_found   -
+room.join         unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+room.leave        here     hello_first not_in_room  ok           ok           ok           ok           ok           not_in_room  not_in_room -
+room.leave        draft    hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room -
+room.leave        unknown  hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room -
+cue.send          here     hello_first not_in_room  forbidden    forbidden    ok           forbidden    forbidden    not_in_room  not_in_room -
+cue.send          draft    hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room -
+cue.send          unknown  hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room -
+room.offer        here     hello_first forbidden    forbidden    forbidden    ok           forbidden    forbidden    not_found    not_found   -
+room.offer        draft    hello_first not_found    not_found    not_found    ok           not_found    forbidden    not_found    not_found   -
+room.offer        unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+presence.list     here     hello_first not_in_room  ok           ok           ok           ok           ok           not_in_room  not_in_room -
+presence.list     draft    hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room -
+presence.list     unknown  hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room -
+typing.set        here     hello_first not_in_room  ok           ok           ok           ok           ok           not_in_room  not_in_room -
+typing.set        draft    hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room -
+typing.set        unknown  hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room -
+confidence.set    here     hello_first not_in_room  ok           ok           ok           ok           ok           not_in_room  not_in_room -
+confidence.set    draft    hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room -
+confidence.set    unknown  hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room -
+chat.send         here     hello_first not_in_room  ok           ok           ok           ok           ok           not_in_room  not_in_room ok
+chat.send         draft    hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room not_in_room
+chat.send         unknown  hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room not_in_room
+chat.edit         line     hello_first not_in_room  forbidden    ok           ok           forbidden    ok           not_in_room  not_in_room forbidden
+chat.edit         elsewhere hello_first not_in_room  not_found    not_found    not_found    not_found    not_found    not_in_room  not_in_room not_found
+chat.edit         no_line  hello_first not_in_room  not_found    not_found    not_found    not_found    not_found    not_in_room  not_in_room not_found
+chat.remove       line     hello_first not_in_room  forbidden    ok           ok           forbidden    ok           not_in_room  not_in_room forbidden
+chat.remove       elsewhere hello_first not_in_room  not_found    not_found    not_found    not_found    not_found    not_in_room  not_in_room not_found
+chat.remove       no_line  hello_first not_in_room  not_found    not_found    not_found    not_found    not_found    not_in_room  not_in_room not_found
+chat.history      here     hello_first not_in_room  ok           ok           ok           ok           ok           not_in_room  not_in_room ok
+chat.history      draft    hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room not_in_room
+chat.history      unknown  hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room not_in_room
+reaction.add      here     hello_first not_in_room  ok           ok           ok           ok           ok           not_found    not_found   -
+reaction.add      draft    hello_first not_found    not_found    not_found    not_in_room  not_found    not_in_room  not_found    not_found   -
+reaction.add      unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+reaction.remove   here     hello_first not_in_room  ok           ok           ok           ok           ok           not_found    not_found   -
+reaction.remove   draft    hello_first not_found    not_found    not_found    not_in_room  not_found    not_in_room  not_found    not_found   -
+reaction.remove   unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+subscription.get  own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+creator.apply     own      hello_first ok           ok           ok           forbidden    forbidden    forbidden    ok           ok          -
+creator.get       own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+creator.list      all      hello_first forbidden    forbidden    forbidden    forbidden    forbidden    ok           forbidden    forbidden   -
+creator.decide    foreign  hello_first forbidden    forbidden    forbidden    forbidden    forbidden    ok           forbidden    forbidden   -
+creator.decide    unknown  hello_first forbidden    forbidden    forbidden    forbidden    forbidden    not_found    forbidden    forbidden   -
+person.anonymous  own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+person.get        host     hello_first ok           ok           ok           ok           ok           ok           not_found    not_found   -
+person.get        unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+person.block      host     hello_first ok           ok           ok           invalid      ok           ok           not_found    ok          -
+person.block      unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+person.block      line     hello_first not_in_room  ok           invalid      ok           ok           ok           not_in_room  not_in_room not_found
+person.block      elsewhere hello_first not_in_room  not_found    not_found    not_found    not_found    not_found    not_in_room  not_in_room not_found
+person.block      no_line  hello_first not_in_room  not_found    not_found    not_found    not_found    not_found    not_in_room  not_in_room not_found
+person.mute       host     hello_first ok           ok           ok           invalid      ok           ok           not_found    not_found   -
+person.mute       unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+person.mute       line     hello_first not_in_room  ok           invalid      ok           ok           ok           not_in_room  not_in_room not_found
+person.mute       elsewhere hello_first not_in_room  not_found    not_found    not_found    not_found    not_found    not_in_room  not_in_room not_found
+person.mute       no_line  hello_first not_in_room  not_found    not_found    not_found    not_found    not_found    not_in_room  not_in_room not_found
+person.unblock    host     hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+person.unblock    unknown  hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+person.unmute     host     hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+person.unmute     unknown  hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+friend.request    host     hello_first ok           ok           ok           invalid      ok           ok           not_found    not_found   -
+friend.request    unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+friend.accept     host     hello_first not_found    not_found    not_found    invalid      not_found    not_found    not_found    not_found   -
+friend.accept     unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+friend.decline    host     hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+friend.decline    unknown  hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+friend.remove     host     hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+friend.remove     unknown  hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+creator.unfollow  host     hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+creator.unfollow  unknown  hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+creator.follow    host     hello_first ok           ok           ok           invalid      ok           ok           not_found    not_found   -
+creator.follow    unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+relation.list     own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+notification.list own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+notification.read own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+notification.read foreign  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+notification.read unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+notification.settings own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+device.register   own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+device.forget     own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
 """
+
+UNDER_A_NAME = ("friend.request", "friend.accept")
+"""What nobody does who is anonymous: others would see who it is."""
 
 _NUMBERS = itertools.count(1)
 
@@ -107,6 +151,7 @@ class Scene:
 
     room: RoomId
     draft: RoomId
+    host: UUID
     line: str
     line_elsewhere: str
     session: SessionId
@@ -143,6 +188,13 @@ def _targets() -> dict[str, Callable[[Scene], dict[str, Any]]]:
         "here": lambda scene: target(scene.room),
         "draft": lambda scene: target(scene.draft),
         "unknown": lambda _: target(uuid4()),
+    }
+
+
+def _people() -> dict[str, Callable[[Scene], dict[str, Any]]]:
+    return {
+        "host": lambda scene: {"person": str(scene.host)},
+        "unknown": lambda _: {"person": str(uuid4())},
     }
 
 
@@ -189,6 +241,18 @@ FIELDS: dict[str, dict[str, Callable[[Scene], dict[str, Any]]]] = {
     "device.register": {"own": lambda _: {"token": f"device-{uuid4()}"}},
     "device.forget": {"own": lambda _: {}},
     "person.anonymous": {"own": lambda _: {"on": True}},
+    "person.get": _people(),
+    "person.block": {**_people(), **_lines()},
+    "person.unblock": _people(),
+    "person.mute": {**_people(), **_lines()},
+    "person.unmute": _people(),
+    "friend.request": _people(),
+    "friend.accept": _people(),
+    "friend.decline": _people(),
+    "friend.remove": _people(),
+    "creator.follow": _people(),
+    "creator.unfollow": _people(),
+    "relation.list": {"own": lambda _: {"kind": "FRIENDS"}},
 }
 
 
@@ -227,22 +291,26 @@ async def _scene(nodes: Standing, command: str, who: str) -> tuple[Scene, list[V
         "insert into users (name, role) values ('mo', 'MODERATOR') returning id"
     )
     known = {"host": host, "elsewhere": elsewhere, "moderator": moderator}
-    rooms = () if who == "outsider" else (room,)
+    rooms = () if who in ("outsider", "blocked", "blocker") else (room,)
     if who == "silent":
         actor = await approach(node)
     elif who in known:
         actor = await visit(node, Person(id=UserId(known[who]), name=who), *rooms)
     else:
         actor = await visit(node, who, *rooms)
-    scene = Scene(room, draft, "", "", SessionId(uuid4()), "", "", "")
+    scene = Scene(room, draft, host, "", "", SessionId(uuid4()), "", "", "")
     company = [actor]
-    if command.startswith("chat."):
+    if who in ("blocked", "blocker"):
+        await _apart(nodes, actor, Person(id=UserId(host), name="host"), who)
+    if command.startswith("chat.") or command in ("person.block", "person.mute"):
         author = actor if who == "author" else await visit(node, "author", room)
         company.append(author)
         await author.join(other)
         scene.line = (await author.say(room, "a line"))["line"]["id"]
         scene.line_elsewhere = (await author.say(other, "a line elsewhere"))["line"]["id"]
         await author.call("room.leave", room=str(other))
+        if who == "shunned":
+            await author.call("person.block", person=actor.welcome["user"]["id"])
     if command in ("hello", "token.refresh", "session.revoke", "creator.decide"):
         stranger, scene.session, scene.token = await _stranger(node)
         company.append(stranger)
@@ -253,6 +321,17 @@ async def _scene(nodes: Standing, command: str, who: str) -> tuple[Scene, list[V
         company.append(stranger)
         scene.notification = await _notified(nodes, stranger)
     return scene, company
+
+
+async def _apart(nodes: Standing, actor: Visitor, host: Person, who: str) -> None:
+    """Let the actor block the host, or the host the actor."""
+    if who == "blocker":
+        done = await actor.call("person.block", person=str(host.id))
+    else:
+        hosting = await visit(nodes.north, host)
+        done = await hosting.call("person.block", person=actor.welcome["user"]["id"])
+        hosting.connection.reset()
+    assert done["type"] == "person.blocked", done
 
 
 async def _stranger(node: Host) -> tuple[Visitor, SessionId, str]:
@@ -293,7 +372,9 @@ async def test_who_may_do_what(nodes: Standing, command: str, what: str, expecte
 
 
 async def test_being_anonymous_changes_nothing(nodes: Standing) -> None:
-    """Whoever is anonymous may do what they may do under their name, as a member, as an author, and as a host: no more, no less."""
+    """Whoever is anonymous may do what they may do under their name, as a member, as an author, and as a host: no more, and
+    no less but what would tell who it is.
+    """
     for command, what, expected in rows():
         for who in ("member", "author", "host"):
             if command == "hello":
@@ -302,7 +383,8 @@ async def test_being_anonymous_changes_nothing(nodes: Standing) -> None:
             assert (await company[0].call("person.anonymous", on=True))["type"] == "person.switched"
             answer = await company[0].call(command, **FIELDS[command][what](scene))
             outcome = answer["code"] if answer["type"] == "error" else "ok"
-            assert outcome == expected[who], f"{command} {what}, {who}: {answer}"
+            allowed = "forbidden" if command in UNDER_A_NAME else expected[who]
+            assert outcome == allowed, f"{command} {what}, {who}: {answer}"
             for visitor in company:
                 visitor.connection.reset()
 

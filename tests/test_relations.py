@@ -91,14 +91,37 @@ async def test_a_block_ends_everything(pool: Pool) -> None:
 
 
 async def test_blocking_each_other(pool: Pool) -> None:
-    """Two who block each other, also at the same moment, are apart until both have taken it back."""
+    """Who is blocked finds nobody there to be blocked or muted, also at the same moment; what they had done before stays."""
     ada, bo = await somebody(pool), await somebody(pool)
-    await asyncio.gather(relations.block(pool, ada, bo), relations.block(pool, bo, ada))
-    assert await relations.unblock(pool, ada, bo) is not None
-    assert await relations.hidden_from(pool, [ada]) == {ada: {bo}}
-    assert await relations.unblock(pool, bo, ada) is not None
-    assert await relations.unblock(pool, bo, ada) is None
+    await relations.mute(pool, bo, ada)
+    results = await asyncio.gather(
+        relations.block(pool, ada, bo), relations.block(pool, bo, ada), return_exceptions=True
+    )
+    assert [type(result) for result in results].count(relations.Change) == 1
+    blocker, other = (ada, bo) if isinstance(results[0], relations.Change) else (bo, ada)
+    for act in (relations.block, relations.mute) if other == ada else (relations.block,):
+        with pytest.raises(Refused) as refused:
+            await act(pool, other, blocker)
+        assert refused.value.code is ErrorCode.NOT_FOUND
+    assert (await relations.listed(pool, other, "BLOCKED", None, 10)).relations == []
+    assert await relations.mutes_of(pool, [bo]) == {bo: {ada}}
+    assert await relations.unblock(pool, blocker, other) is not None
+    assert await relations.unblock(pool, blocker, other) is None
     assert await relations.hidden_from(pool, [ada, bo]) == {ada: set(), bo: set()}
+
+
+async def test_what_one_is_given_of_it(pool: Pool) -> None:
+    """An export names nobody by whom one was blocked, muted or followed, and nobody behind a pseudonym."""
+    ada, bo = await somebody(pool), await somebody(pool, "CREATOR")
+    await relations.follow(pool, ada, bo)
+    await relations.mute(pool, ada, bo, Person(id=UserId(uuid4()), name="Calm Heron 123"))
+    given = {part.name: await pool.fetch(part.rows, bo) for part in relations.PARTS}
+    assert str(ada) not in str(given)
+    assert [row["followers"] for row in given["followers"]] == [1]
+    await relations.block(pool, ada, bo, Person(id=UserId(uuid4()), name="Calm Heron 123"))
+    for part in relations.PARTS:
+        assert str(ada) not in str(await pool.fetch(part.rows, bo))
+        assert str(bo) not in str(await pool.fetch(part.rows, ada))
 
 
 async def test_moderators_are_not_hidden(pool: Pool) -> None:

@@ -15,7 +15,7 @@ from server.http.callers import REFUSALS, caller_of
 from server.http.checkouts import page_for
 from server.http.endpoint import Endpoint
 from server.http.payments import VISITS, Visit
-from storage import passes
+from storage import passes, relations
 from storage.checkouts import Want, thing_of
 from storage.people import Account
 
@@ -77,7 +77,7 @@ class Passes:
         """Return what a pass costs this person. Raises `Refused`: not_found, pass_held, not_for_sale."""
         names = (account.id, self._node.faces.pseudonym(room.id, account.id).id)
         always = room.host.id in names or account.role in _ALWAYS
-        if room.status is not RoomStatus.PUBLISHED and not always:
+        if not always and (room.status is not RoomStatus.PUBLISHED or await self._hides(room, account)):
             raise Refused(ErrorCode.NOT_FOUND)
         if always or await passes.holds(self._node.stores.pool, account.id, room.id):
             raise Refused(ErrorCode.PASS_HELD)
@@ -85,6 +85,12 @@ class Passes:
         if cents is None:
             raise Refused(ErrorCode.NOT_FOR_SALE)
         return cents
+
+    async def _hides(self, room: Room, account: Account) -> bool:
+        """Say whether a block stands between somebody and the host."""
+        hidden = (await relations.hidden_from(self._node.stores.pool, [account.id]))[account.id]
+        names = {self._node.faces.pseudonym(room.id, user).id for user in hidden}
+        return room.host.id in hidden | names
 
 
 def endpoints(operations: Passes) -> list[Endpoint]:

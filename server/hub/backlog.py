@@ -46,8 +46,8 @@ class Backlog:
         if self._sent.pop(room, None) is not None:
             room.changed()
 
-    def take(self) -> list[Packet] | None:
-        """Return what is to be sent next of one of the rooms, and forget the room if that is all. None: it can't be had."""
+    def take(self) -> tuple[Room, list[Packet]] | None:
+        """Return one of the rooms and what is to be sent next of it, and forget the room if that is all. None: it can't be had."""
         room, offset = next(iter(self._sent.items()))
         packets = room.replay.since(offset, PIECE)
         if packets is None:
@@ -58,4 +58,4 @@ class Backlog:
             self._sent[room] = offset = packets[-1].offset
         if offset >= present:
             self.forget(room)
-        return packets
+        return room, packets

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from websockets.frames import Frame, Opcode
@@ -28,6 +29,7 @@ from server.hub.identity import Session
 from server.hub.limits import Bucket
 from server.hub.members import Dialect, Room
 from server.hub.outbox import Outbox
+from server.hub.veil import Sight, Veil
 from storage.redis.publications import Kind, Packet
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class Connection(asyncio.Protocol):
         "session",
         "slot",
         "transport",
+        "veils",
         "write",
     )
 
@@ -95,6 +98,8 @@ class Connection(asyncio.Protocol):
         """Only while the transport takes no more, and from the beginning of the end on."""
         self.backlog: Backlog | None = None
         """Only while something of the past of its rooms is still to be sent."""
+        self.veils: dict[RoomId, Veil] | None = None
+        """Only where its person does not see everyone."""
         self.clean = False
         """Whether the client said goodbye (close code 1000)."""
         self.queue: deque[Command[Any]] = deque()
@@ -302,7 +307,7 @@ class Connection(asyncio.Protocol):
         else:
             self._must(server_frame(self.codec.opcode, payload))
 
-    def replay(self, packets: list[Packet]) -> None:
+    def replay(self, packets: Sequence[Packet]) -> None:
         """Send events that were missed."""
         if packets:
             self._must(frames(packets, self.dialect))
@@ -315,18 +320,27 @@ class Connection(asyncio.Protocol):
 
     def _catch_up(self) -> None:
         while self.backlog and self.outbox is None and self.open:
-            packets = self.backlog.take()
-            if packets is None:
+            taken = self.backlog.take()
+            if taken is None:
                 self.close(CloseCode.SLOW)
             else:
-                self.replay(packets)
+                self.replay(self._seen(*taken))
         if not self.backlog:
             self.backlog = None
 
-    def hold(self, room: Room, packets: list[Packet]) -> None:
+    def veil(self, room: Room) -> Veil | None:
+        """Return through what this connection sees a room. None: it sees everything."""
+        return self.veils.get(room.id) if self.veils else None
+
+    def _seen(self, room: Room, packets: Sequence[Packet]) -> Sequence[Packet]:
+        veil = self.veil(room)
+        return packets if veil is None else Sight(packets).through(veil)
+
+    def hold(self, room: Room, packets: Sequence[Packet]) -> None:
         """Take what a room says while not all of it is written: keep, count, conflate or leave it to the backlog by class."""
         if self.backlog and room in self.backlog:
             packets = [packet for packet in packets if packet.kind not in (Kind.LINE, Kind.DURABLE)]
+        packets = self._seen(room, packets)
         outbox = self.outbox
         if outbox is None:  # caught up since the audience was made
             self.replay(packets)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from protocol.codec import BINARY, TEXT
 from protocol.frames import deflated_frame, server_frame
 from server.hub.members import Dialect, Room, Write
+from server.hub.veil import Sight, Veil
 from storage.redis.publications import Packet
 
 if TYPE_CHECKING:
@@ -151,6 +152,24 @@ class Fanout:
             if connection.dialect not in built:
                 built[connection.dialect] = frames(packets, connection.dialect)
             joined.setdefault(connection, []).append(built[connection.dialect])
+        if audience.veiled:
+            self._frame_veiled(audience.veiled, packets, joined)
         for connection in audience.lagging:
             connection.hold(room, packets)
         self.deliveries += len(packets) * len(room.connections)
+
+    def _frame_veiled(
+        self,
+        veiled: Sequence[tuple[Connection, Veil]],
+        packets: Sequence[Packet],
+        joined: dict[Connection, list[bytes]],
+    ) -> None:
+        sight = Sight(packets)
+        built: dict[tuple[int, Dialect], bytes] = {}
+        for connection, veil in veiled:
+            seen = sight.through(veil)  # it keeps what it returns, so an identity stands for one thing
+            key = id(seen), connection.dialect
+            if key not in built:
+                built[key] = frames(seen, connection.dialect)
+            if built[key]:
+                joined.setdefault(connection, []).append(built[key])

@@ -19,6 +19,7 @@ from server.hub.connection import Connection
 from server.hub.fanout import Fanout
 from server.hub.intake import Intake
 from server.hub.members import Members, Room
+from server.hub.veil import Veil
 from server.hub.wheel import Wheel
 from storage.redis.publications import Kind, Packet
 
@@ -105,6 +106,25 @@ class Hub:
                 self.fanout.hurry(connection)
             self.members.leave(connection, room)
             self.left(connection, room, at_once=at_once)
+
+    def veil(self, connection: Connection, room: Room, veil: Veil | None) -> bool:
+        """Let a connection see a room through `veil` from now on; say whether it has seen it otherwise until now.
+
+        What is framed for it already goes out first; then, if it is in the room, it is sent the whole ephemeral state.
+        """
+        if connection.veil(room) == veil:
+            return False
+        veils = connection.veils = connection.veils or {}
+        if veil is None:
+            del veils[room.id]
+        else:
+            veils[room.id] = veil
+        if connection in room.connections:
+            room.changed()
+            self.fanout.settle(room)
+            self.fanout.hurry(connection)
+            self.refresh(connection, room.id)
+        return True
 
     def tell(self, room: Room, event: Event, kind: Kind) -> Packet:
         """Encode an event once, deliver it to everyone in `room` here, and return it for other nodes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from protocol.envelope import Person, RoomId, SessionId, UserId
+from server.hub.veil import Veil
 
 
 class Masks(Protocol):
@@ -23,8 +24,10 @@ class Session:
         "as_of",
         "expires_at",
         "faces",
+        "hidden",
         "id",
         "masks",
+        "muted",
         "passes",
         "role",
         "tier",
@@ -45,6 +48,8 @@ class Session:
         anonymous: bool = False,
         masks: Masks | None = None,
         passes: frozenset[RoomId] = frozenset(),
+        hidden: frozenset[UserId] = frozenset(),
+        muted: frozenset[UserId] = frozenset(),
     ) -> None:
         self.id = session
         self.user = user
@@ -58,6 +63,10 @@ class Session:
         self.warned = False
         self.passes = passes
         """Exclusive rooms that are open to this person."""
+        self.hidden = hidden
+        """Who is not there for this person, nor this person for them."""
+        self.muted = muted
+        """Whom this person does not want to hear."""
         self.anonymous = anonymous
         self.masks = masks
         self.faces: dict[RoomId, Person] = {}
@@ -74,6 +83,23 @@ class Session:
         if person.id == self.user_id:
             return True
         return self.masks is not None and person.id == self.masks.pseudonym(room, self.user_id).id
+
+    def hides(self, person: Person, room: RoomId) -> bool:
+        """Say whether somebody who is seen in a room is not there for this person, under whichever name."""
+        return bool(self.hidden) and person.id in self._as_seen(room, self.hidden)
+
+    def veil(self, room: RoomId) -> Veil | None:
+        """Return through what this person sees a room. None: they see everything."""
+        if not (self.hidden or self.muted):
+            return None
+        hidden = self._as_seen(room, self.hidden)
+        return Veil(hidden, hidden | self._as_seen(room, self.muted))
+
+    def _as_seen(self, room: RoomId, users: frozenset[UserId]) -> frozenset[UserId]:
+        """Return people by all that others may see of them in a room."""
+        if self.masks is None:
+            return users
+        return users.union(self.masks.pseudonym(room, user).id for user in users)
 
     @property
     def moderates(self) -> bool:

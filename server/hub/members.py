@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from protocol.envelope import RoomId, SessionId, UserId
 from server.hub.replay import Replay
+from server.hub.veil import Veil
 from storage.redis.publications import Packet
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Room:
 class Audience:
     """The connections of a room, sorted by how they are written to."""
 
-    __slots__ = ("elsewhere_too", "lagging", "writes")
+    __slots__ = ("elsewhere_too", "lagging", "veiled", "writes")
 
     def __init__(self, room: Room) -> None:
         writes: defaultdict[Dialect, list[Write]] = defaultdict(list)
@@ -77,9 +78,13 @@ class Audience:
         """In more than one room: their frames of a turn are joined over the rooms."""
         self.lagging: list[Connection] = []
         """Do not take all that is said as it is said."""
+        self.veiled: list[tuple[Connection, Veil]] = []
+        """Do not see everyone: what they are sent is looked through first."""
         for connection in room.connections:
             if connection.outbox is not None or (connection.backlog and room in connection.backlog):
                 self.lagging.append(connection)
+            elif connection.veils and (veil := connection.veil(room)) is not None:
+                self.veiled.append((connection, veil))
             elif len(connection.rooms) > 1:
                 self.elsewhere_too.append(connection)
             else:
@@ -138,6 +143,8 @@ class Members:
         """Take a connection out of a room's audience."""
         room.connections.discard(connection)
         connection.rooms.pop(room.id, None)
+        if connection.veils:
+            connection.veils.pop(room.id, None)
         room.changed()
         self._up_to_date(connection, room)
         self._changed(connection)

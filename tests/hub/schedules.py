@@ -55,7 +55,7 @@ class Ear:
     def __init__(self, world: World) -> None:
         self._world = world
         self.rooms: dict[RoomId, Room] = {}
-        self.outbox = self.backlog = None
+        self.outbox = self.backlog = self.veils = None
         self.dialect = Dialect.JSON
         self.open = True
         self.position: int | None = None

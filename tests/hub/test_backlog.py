@@ -27,9 +27,9 @@ def room(last: int, window: int = 1000) -> Room:
 
 def taken(backlog: Backlog) -> list[int]:
     """Take one piece; return its offsets."""
-    packets = backlog.take()
-    assert packets is not None
-    return [packet.offset for packet in packets]
+    piece = backlog.take()
+    assert piece is not None
+    return [packet.offset for packet in piece[1]]
 
 
 def test_piece_by_piece() -> None:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from protocol.envelope import Person, RoomId, SessionId, UserId
 from server.hub.identity import Session
+from server.hub.veil import Veil
 from tests.hub.scene import session_of
 
 ROOM, OTHER = RoomId(UUID(int=1)), RoomId(UUID(int=2))
@@ -75,3 +76,23 @@ def test_what_a_session_may() -> None:
         ("ADMIN", "FREE"): (True, True),
         ("ADMIN", "PREMIUM_YEARLY"): (True, True),
     }
+
+
+def test_who_is_hidden() -> None:
+    """Somebody is hidden under their name and under their pseudonym of the room; whoever is muted is not heard only."""
+    me = session(anonymous=False)
+    bo = Person(id=UserId(UUID(int=8)), name="Bo")
+    assert me.veil(ROOM) is None
+    assert not me.hides(bo, ROOM)
+    me.hidden = frozenset({ADA.id})
+    assert me.hides(ADA, ROOM)
+    assert me.hides(masked(ROOM), ROOM)
+    assert not me.hides(masked(OTHER), ROOM)
+    assert not me.hides(bo, ROOM)
+    both = frozenset({ADA.id, masked(ROOM).id})
+    assert me.veil(ROOM) == Veil(both, both)
+    me.hidden, me.muted = frozenset(), frozenset({ADA.id})
+    assert me.veil(ROOM) == Veil(frozenset(), both)
+    assert not me.hides(ADA, ROOM)
+    me.masks = None
+    assert me.veil(ROOM) == Veil(frozenset(), frozenset({ADA.id}))
