@@ -19,6 +19,22 @@ class MediaKind(StrEnum):
     CONTENT = "CONTENT"
 
 
+class MediaType(StrEnum):
+    """What may be uploaded: pictures of people and looprooms, sound and moving pictures that looprooms play."""
+
+    JPEG = "image/jpeg"
+    PNG = "image/png"
+    WEBP = "image/webp"
+    GIF = "image/gif"
+    MP4 = "video/mp4"
+    M4A = "audio/mp4"
+    WEBM = "video/webm"
+    WEBM_SOUND = "audio/webm"
+    MP3 = "audio/mpeg"
+    OGG = "audio/ogg"
+    WAV = "audio/wav"
+
+
 class AvatarChanged(PersonEvent, tag="person.avatar"):
     """Your picture is another one from now on, on all your connections; without `avatar` you have none."""
 

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from protocol.envelope import Person, RoomId, SessionId, UserId
 from protocol.media import MediaKind
+from protocol.moderation import Role
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import ContentKind, Room
 from server import containers
@@ -146,9 +147,10 @@ class Uploads:
         incoming.close()
         await media.give_up(self._node.stores.pool, upload.id)
 
-    async def drop(self, name: UUID, user: UserId) -> None:
-        """Take a file away from where it is shown. Raises `Refused` (not_found), also for somebody else's."""
-        dropped = await media.drop(self._node.stores.pool, name, user)
+    async def drop(self, name: UUID, account: Account) -> None:
+        """Take a file away from where it is shown: one's own, or, as a moderator, anyone's. Raises `Refused` (not_found)."""
+        moderates = account.role in (Role.MODERATOR, Role.ADMIN)
+        dropped = await media.drop(self._node.stores.pool, name, account.id, moderates=moderates)
         if dropped is None:
             raise Refused(ErrorCode.NOT_FOUND)
         self._node.person_events.publish(dropped.told)

@@ -189,17 +189,20 @@ async def show(node: Node, room: RoomId) -> None:
     """Read a room anew that has another picture or plays something else, and tell everyone in it. Raises `Refused`."""
     found = await node.catalogue.read(room)
     active = node.hub.members.rooms.get(room)
-    if active is not None:
-        node.hub.tell(
-            active,
-            RoomMedia(
-                room=room,
-                thumbnail=found.thumbnail,
-                content_url=found.content_url,
-                duration_seconds=found.duration_seconds,
-            ),
-            Kind.DURABLE,
-        )
+    if active is None:
+        return
+    event = RoomMedia(
+        room=room,
+        thumbnail=found.thumbnail,
+        content_url=found.content_url,
+        duration_seconds=found.duration_seconds,
+    )
+    node.hub.tell(active, event, Kind.PASSING)
+    for connection in active.connections:
+        if (
+            connection.outbox is not None
+        ):  # what is passing is not kept for who reads slowly, but this they must know
+            connection.send(event)
 
 
 class RoomWatch:

@@ -98,9 +98,17 @@ select id, user_id, kind::text, room_id, media_type, bytes, sha256, duration_ms,
 from media where id = $1 and dropped_at is null
 """
 
+WHOSE = """
+select user_id from media where id = $1 and dropped_at is null
+"""
+
 DROP = """
 update media set dropped_at = now() where id = $1 and user_id = $2 and dropped_at is null
 returning kind::text, room_id
+"""
+
+NOTE_DROP = """
+insert into decisions (decision, detail, actor_id, subject_id) values ('media', $1, $2, $3)
 """
 
 UNSET_AVATAR = """
@@ -337,20 +345,28 @@ class Dropped(Struct, frozen=True):
     told: list[Told]
 
 
-async def drop(pool: Pool, media: UUID, user: UserId) -> Dropped | None:
-    """Take a file of a person away from where it is shown. None when there is none, or it is somebody else's."""
+async def drop(pool: Pool, media: UUID, user: UserId, *, moderates: bool) -> Dropped | None:
+    """Take a file away from where it is shown. None when there is none, or it is somebody else's and this person is no moderator.
+
+    What a moderator takes away is among the decisions.
+    """
     async with answering(pool) as connection, connection.transaction():
-        await connection.fetchval(LOCK_PERSON, user)
-        row = await connection.fetchrow(DROP, media, user)
+        owner: UserId | None = await connection.fetchval(WHOSE, media)
+        if owner is None or not (owner == user or moderates):
+            return None
+        await connection.fetchval(LOCK_PERSON, owner)
+        row = await connection.fetchrow(DROP, media, owner)
         if row is None:
             return None
+        if owner != user:
+            await connection.execute(NOTE_DROP, row["kind"].lower(), user, owner)
         url = url_of(media)
         if row["kind"] != MediaKind.AVATAR:
-            await connection.execute(UNSET_ROOM, row["room_id"], url, user)
+            await connection.execute(UNSET_ROOM, row["room_id"], url, owner)
             return Dropped(row["room_id"], [])
-        if not await connection.fetchval(UNSET_AVATAR, user, url):
+        if not await connection.fetchval(UNSET_AVATAR, owner, url):
             return Dropped(None, [])
-        event = NewEvent(user, AvatarChanged(), changes_session=True)
+        event = NewEvent(owner, AvatarChanged(), changes_session=True)
         return Dropped(None, await append(connection, [event]))
 
 

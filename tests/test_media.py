@@ -148,6 +148,42 @@ async def test_an_address_elsewhere_of_what_is_paid_for(place: Gallery) -> None:
         assert ("content_url" in next(one for one in listed if one["id"] == str(room))) is told
 
 
+async def test_a_moderator_takes_it_away(place: Gallery) -> None:
+    """Anyone's, before everyone's eyes, and that they did so is among the decisions; who is none finds nothing."""
+    ada, bo, mo = await place.member("Ada"), await place.member("Bo"), await place.member("Mo")
+    await place.pool.execute("update users set role = 'MODERATOR' where id = $1", mo.id)
+    room = await place.room(ada)
+    visitor = await bo.come(place.sites[1], room)
+    for kind in ("AVATAR", "THUMBNAIL"):
+        url = await uploaded(ada, jpeg(), kind=kind, room=None if kind == "AVATAR" else room)
+        assert (await bo.ask("DELETE", url)).status_code == 404
+        assert (await mo.ask("DELETE", url)).status_code == 204
+        assert (await bo.ask("GET", url)).status_code == 404
+    assert "thumbnail" not in (await visitor.call("room.get", room=str(room)))["room"]
+    assert not (await ada.ask("GET", "/me")).json()["avatar"]
+    rows = await place.pool.fetch(
+        "select detail, actor_id from decisions where decision = 'media' and subject_id = $1 order by id",
+        ada.id,
+    )
+    assert [tuple(row) for row in rows] == [("avatar", mo.id), ("thumbnail", mo.id)]
+
+
+async def test_whoever_reads_slowly_is_told_too(place: Gallery) -> None:
+    """What a room shows is passing, but not left out for somebody for whom other things are waiting."""
+    ada, bo = await place.member("Ada"), await place.member("Bo")
+    room = await place.room(ada)
+    visitor = await bo.come(place.sites[1], room)
+    hub = place.sites[1].node.hub
+    (connection,) = hub.members.of_user(bo.id)
+    connection.pause_writing()
+    assert connection.outbox is not None
+    await uploaded(ada, jpeg(), kind="THUMBNAIL", room=room)
+    await until(lambda: connection.waiting > 0)
+    assert not heard(visitor, "room.media")
+    connection.resume_writing()
+    await until(lambda: len(heard(visitor, "room.media")) == 1)
+
+
 # What goes.
 
 

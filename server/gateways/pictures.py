@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 from protocol.refusals import ErrorCode, Refused
-from server.gateways import picture_process
 
 _LOGGER = logging.getLogger("looprooms.pictures")
 
@@ -23,9 +22,13 @@ WAITING: Final = 50
 """Pictures that may wait for their turn."""
 SECONDS: Final = 10.0
 """How long one may take; its own bound is `picture_process.MOST_SECONDS` of a core."""
+PROCESS: Final = Path(__file__).with_name("picture_process.py")
+"""What is run. It is not imported: nothing of a decoder is in this process."""
+REFUSED: Final = 65
+"""How it ends for what is no picture."""
 MEDIA_TYPE: Final = "image/webp"
 """What all pictures become."""
-TYPES: Final = tuple(picture_process.FORMATS)
+TYPES: Final = ("image/jpeg", "image/png", "image/webp", "image/gif")
 """The media types that are taken."""
 _NEEDED: Final = ("LD_LIBRARY_PATH",)
 """What an interpreter may need of the environment; nothing else of it gets there."""
@@ -56,7 +59,7 @@ class Pictures:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
-            picture_process.__file__,
+            PROCESS,
             path,
             media_type,
             *map(str, size),
@@ -68,7 +71,7 @@ class Pictures:
         try:
             async with asyncio.timeout(SECONDS):
                 ended = await process.wait()
-            if ended not in (0, picture_process.REFUSED):
+            if ended not in (0, REFUSED):
                 _LOGGER.warning("a picture ended its process with %d", ended)
             if ended:
                 raise Refused(ErrorCode.MEDIA_REFUSED)

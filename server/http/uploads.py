@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.envelope import RoomRef
-from protocol.media import MediaKind
+from protocol.media import MediaKind, MediaType
 from protocol.refusals import ErrorCode, Refused
 from server.http.callers import REFUSALS, caller_of
 from server.http.endpoint import JSON, Endpoint, Parameter
@@ -50,9 +50,7 @@ class NewUpload(Struct, kw_only=True):
         Meta(description="Your own picture, or the picture or the content of a looproom that you host."),
     ]
     room: Annotated[RoomRef | None, Meta(description="The looproom, by its slug or id.")] = None
-    type: Annotated[
-        str, Meta(max_length=100, description="Its media type, such as `image/jpeg` or `video/mp4`.")
-    ]
+    type: Annotated[MediaType, Meta(description="Its media type: one that fits the kind.")]
     bytes: Annotated[int, Meta(ge=1, le=2**53 - 1, description="How many bytes it has, exactly.")]
 
 
@@ -118,9 +116,12 @@ class OwnUploads:
         await self._node.uploads.abandon(await self._own(request))
 
     async def drop_media(self, request: Request) -> None:
-        """Take a picture or content of yours away from where it is shown. Who has its URL has it for an hour yet."""
+        """Take a picture or content of yours away from where it is shown; a moderator may take anyone's away.
+
+        Its URL finds nothing from then on; but a picture may be kept for good by whoever had it.
+        """
         caller = await caller_of(self._node, request)
-        await self._node.uploads.drop(named(request, "media"), caller.account.id)
+        await self._node.uploads.drop(named(request, "media"), caller.account)
 
     async def _own(self, request: Request) -> Upload:
         caller = await caller_of(self._node, request)
@@ -175,7 +176,7 @@ def endpoints(uploads: OwnUploads) -> list[Endpoint]:
             summary="Announce an upload",
             handle=uploads.announce_upload,
             body=NewUpload,
-            example=NewUpload(kind=MediaKind.AVATAR, type="image/jpeg", bytes=48211),
+            example=NewUpload(kind=MediaKind.AVATAR, type=MediaType.JPEG, bytes=48211),
             answer=UploadState,
             status=201,
             signed_in=True,

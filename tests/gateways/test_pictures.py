@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -66,6 +67,15 @@ async def remade(path: Path, data: bytes, media_type: str = "image/jpeg") -> Ima
 def path(tmp_path: Path) -> Path:
     """Name a file."""
     return tmp_path / "picture"
+
+
+def test_both_processes_mean_the_same() -> None:
+    """What is run is not imported by the server, so what they have in common is compared here; and no decoder gets in."""
+    assert Path(picture_process.__file__) == pictures.PROCESS
+    assert picture_process.REFUSED == pictures.REFUSED
+    assert tuple(picture_process.FORMATS) == TYPES
+    script = "import sys, server.node; sys.exit('PIL' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 async def test_every_type_becomes_one(path: Path) -> None:
@@ -162,7 +172,7 @@ async def test_it_may_do_little(path: Path, tmp_path: Path, monkeypatch: pytest.
         "open(sys.argv[1], 'w').write(repr((bounds, sorted(os.environ))))\n"
     )
     monkeypatch.setenv("LOOPROOMS_SECRET", "secret")
-    monkeypatch.setattr(picture_process, "__file__", str(spy))
+    monkeypatch.setattr(pictures, "PROCESS", spy)
     await Pictures().remake(path, "image/png", SIZE)
     bounds, environment = eval(left_in(path))  # it is ours
     assert bounds == [
@@ -192,7 +202,7 @@ async def test_a_decoder_that_fails(
     bad.write_text(script)
     making = Pictures()
     with monkeypatch.context() as patched:
-        patched.setattr(picture_process, "__file__", str(bad))
+        patched.setattr(pictures, "PROCESS", bad)
         patched.setattr(pictures, "SECONDS", 0.3)
         with pytest.raises(Refused) as refused:
             await making.remake(path, "image/png", SIZE)
@@ -206,9 +216,8 @@ async def test_few_at_a_time(path: Path, tmp_path: Path, monkeypatch: pytest.Mon
     """A few are made at a time, some wait, and more are told to come back."""
     slow = tmp_path / "slow.py"
     slow.write_text("import sys, time; time.sleep(60)")
-    monkeypatch.setattr(picture_process, "__file__", str(slow))
+    monkeypatch.setattr(pictures, "PROCESS", slow)
     monkeypatch.setattr(pictures, "WAITING", 3)
-    monkeypatch.setattr(sys, "executable", sys.executable)
     making = Pictures()
     tasks = [asyncio.create_task(making.remake(path, "image/png", SIZE)) for _ in range(3)]
     await asyncio.sleep(0)

@@ -20,7 +20,9 @@ from server.media import picture_of, preview_bytes
 from storage import passes
 from tests.gallery import Gallery, gallery, jpeg, uploaded
 from tests.http.conftest import Servers
-from tests.leaving import Member
+from tests.http.serving import serving
+from tests.http.test_connection import Hurried
+from tests.leaving import Member, Town
 from tests.recordings import mp4, wav
 from tests.waiting import until
 
@@ -344,3 +346,31 @@ async def test_a_reader_that_stops(place: Gallery, ada: Member, monkeypatch: pyt
     writer.transport.abort()
     await until(lambda: opened[0].closed)
     assert opened[0].given < 12 * 1048576
+
+
+async def test_a_reader_that_is_slow(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes a little at each look gets all of it, though there is never room for more; whoever takes nothing is cut off."""
+    monkeypatch.setattr(Hurried, "IDLE_SECONDS", 5.0)
+    settings = await servers.settings()
+    async with serving(settings, Hurried) as site:
+        place = Gallery(Town([site]), settings)
+        ada = await place.member()
+        size = 24 * 1048576
+        url = await uploaded(ada, wav(sound=bytes(size)), "audio/wav", "CONTENT", await place.room(ada))
+        request = f"GET {url} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ada.access_token}\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=65536)
+        writer.write(request.encode())
+        await reader.readuntil(b"\r\n\r\n")
+        taken = looks = 0
+        while taken < size:
+            taken += len(await reader.read(2 * 1048576))
+            looks += 1
+            await asyncio.sleep(0.05 if looks < 30 else 0)
+        writer.transport.abort()
+        assert looks * 0.05 > 5 * Hurried.LOOK_SECONDS
+        await until(lambda: len(site.connections) == 1)  # that of the client
+        _, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=65536)
+        writer.write(request.encode())
+        await until(lambda: len(site.connections) == 2)
+        await until(lambda: len(site.connections) == 1)
+        writer.transport.abort()

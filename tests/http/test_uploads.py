@@ -295,9 +295,9 @@ async def test_a_host_no_more(place: Gallery) -> None:
         ("AUDIO", "CONTENT", "video/mp4", 415),
         ("AUDIO", "CONTENT", "audio/mpeg", 201),
         ("MIXED", "CONTENT", "video/webm", 201),
-        ("MIXED", "CONTENT", "text/html", 415),
+        ("MIXED", "CONTENT", "text/html", 422),
         ("MIXED", "CONTENT", "image/png", 415),
-        ("MIXED", "THUMBNAIL", "image/svg+xml", 415),
+        ("MIXED", "THUMBNAIL", "image/svg+xml", 422),
         ("MIXED", "THUMBNAIL", "video/mp4", 415),
     ],
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from protocol.codec import JSON
 from protocol.envelope import PersonEvent
-from protocol.media import AvatarChanged, RoomMedia
+from protocol.media import AvatarChanged, MediaType, RoomMedia
+from server import containers
+from server.gateways import pictures
 from tests.protocol.messages import sample
 
 
@@ -19,3 +21,8 @@ def test_what_a_room_shows_is_told_as_a_whole() -> None:
     assert set(RoomMedia.__struct_fields__) == {"room", "thumbnail", "content_url", "duration_seconds"}
     told = sample(RoomMedia)
     assert JSON.decode_reply(JSON.encode(told)) == told
+
+
+def test_what_is_said_to_be_taken_is() -> None:
+    """Each media type of the contract has what reads it, and nothing else has."""
+    assert {one.value for one in MediaType} == {*pictures.TYPES, *containers.TYPES}
