@@ -199,9 +199,7 @@ async def show(node: Node, room: RoomId) -> None:
     )
     node.hub.tell(active, event, Kind.PASSING)
     for connection in active.connections:
-        if (
-            connection.outbox is not None
-        ):  # what is passing is not kept for who reads slowly, but this they must know
+        if connection.outbox is not None:  # what is passing is not kept for them, but this they must know
             connection.send(event)
 
 

@@ -183,6 +183,11 @@ async def test_content_that_was_replaced(place: Gallery, ada: Member) -> None:
     old = await uploaded(ada, wav(), "audio/wav", "CONTENT", room)
     new = await uploaded(ada, wav(sound=SOUND), "audio/wav", "CONTENT", room)
     assert [(await get(place, url, ada)).status_code for url in (old, new)] == [404, 200]
+    await place.pool.execute(
+        "update rooms set content_url = 'https://elsewhere.example/' where id = $1", room
+    )
+    await place.sites[1].node.catalogue.read(room)
+    assert code(await get(place, new, ada)) == (404, ErrorCode.NOT_FOUND)
 
 
 async def test_content_that_is_sold(place: Gallery, ada: Member) -> None:

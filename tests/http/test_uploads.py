@@ -188,14 +188,19 @@ async def test_a_flood_behind_a_refusal(place: Gallery) -> None:
     reader, writer = await begin_raw(ada, upload, 100_000_000, bytes(600_000))
     assert status(await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)) == 413
 
+    blocks = 0
+
     async def go_on() -> None:
+        nonlocal blocks
         while True:
             writer.write(bytes(65536))
             await writer.drain()
+            blocks += 1
 
     with pytest.raises(ConnectionError):
         await asyncio.wait_for(go_on(), 10)
     writer.transport.abort()
+    assert blocks * 65536 < 20_000_000
 
 
 class Hurried(HttpConnection):
