@@ -142,6 +142,30 @@ class SendCue(Command[CueSent], tag="cue.send"):
     cue: Annotated[str, Meta(min_length=1, max_length=200)]
 
 
+class RoomSwitched(Answer, tag="room.switched"):
+    """The looproom as it is from now on."""
+
+    room: Room
+
+
+class SwitchRoom(Command[RoomSwitched], tag="room.live"):
+    """Take your looproom live, or with `live` false end that. Who is in it sees it; who follows you is notified, each time.
+
+    So already it stays as it is, and nobody is notified. Nobody is, either, while you are anonymous: they follow somebody else, as far
+    as they know. ``forbidden``: you are not its host, or it is not published.
+    """
+
+    room: RoomRef
+    live: bool
+
+
+class OnAir(Event, tag="room.air"):
+    """The looproom that you are in is live from now on, or is not any more."""
+
+    room: RoomId
+    live: bool
+
+
 class Cue(Event, tag="room.cue"):
     """The host's cue, for now only."""
 
@@ -167,6 +191,6 @@ class RoomUnlocked(Event, tag="room.unlocked"):
     room: RoomId
 
 
-Commands = ListRooms | GetRoom | JoinRoom | LeaveRoom | SendCue
-Answers = RoomsListed | RoomFound | RoomJoined | RoomLeft | CueSent
-Events = Cue | Departure | RoomUnlocked
+Commands = ListRooms | GetRoom | JoinRoom | LeaveRoom | SendCue | SwitchRoom
+Answers = RoomsListed | RoomFound | RoomJoined | RoomLeft | CueSent | RoomSwitched
+Events = Cue | Departure | RoomUnlocked | OnAir

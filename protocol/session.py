@@ -38,8 +38,8 @@ class Resumed(Struct, omit_defaults=True, kw_only=True):
 
     `recovered`: exactly the `missed` events after the position follow, in order, as ordinary events; the client's copy
     of the room stays valid. Otherwise either `error` says why the room could not be entered again, or the client's copy
-    is worth nothing and `recent` and `state` replace it; the next event is the one after `offset`. `preview_ends_in` and
-    `you` mean what they mean in a `room.joined`.
+    is worth nothing and `recent` and `state` replace it; the next event is the one after `offset`. `preview_ends_in`,
+    `you` and `live` (of its `room`) mean what they mean in a `room.joined`.
     """
 
     room: RoomRef
@@ -54,6 +54,7 @@ class Resumed(Struct, omit_defaults=True, kw_only=True):
     message: str | None = None
     preview_ends_in: float | None = None
     you: Person | None = None
+    live: bool = False
 
 
 class PersonPosition(Struct, kw_only=True):

@@ -281,6 +281,10 @@ class Node:
         """Tell every node that a room is to be looked at again: who may stay in it does."""
         self.announcements.announce(Changed(rooms=[room]))
 
+    def room_aired(self, room: RoomId) -> None:
+        """Tell every node that a room has gone live, or has ended: everyone in it sees that."""
+        self.announcements.announce(Changed(aired=[room]))
+
     def _received(self, channel: str, publication: bytes) -> None:
         if channel == CHANNEL:
             self.announcements.received(publication)

@@ -120,6 +120,7 @@ def take_up(node: Node, connection: Connection, place: Place) -> Resumed:
         recent=[] if place.covered else recent_lines(active, connection),
         preview_ends_in=preview,
         you=node.faces.enter(connection, active.id),
+        live=node.catalogue.newest(place.admission.room).live,
     )
 
 

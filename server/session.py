@@ -38,6 +38,7 @@ from server.hub.connection import Connection
 from server.hub.dispatch import Call, handles
 from server.hub.identity import Session
 from server.hub.members import Members
+from server.live import tell_live
 from server.person_events import Feed
 from server.rooms import put_out, show
 from server.tokens import Claims
@@ -136,7 +137,7 @@ class Changed(Struct):
     """Tells every node to look at sessions again, or at rooms. It carries no decision: what holds now is read from Postgres.
 
     `gone` are people who have left for good: that can't be taken back, so nothing is read. `shown` are rooms that have another
-    picture, or play something else.
+    picture, or play something else; `aired` have gone live, or have ended.
     """
 
     sessions: list[SessionId] = []
@@ -144,6 +145,7 @@ class Changed(Struct):
     gone: list[UserId] = []
     rooms: list[RoomId] = []
     shown: list[RoomId] = []
+    aired: list[RoomId] = []
 
 
 class Announcements:
@@ -226,6 +228,8 @@ class Announcements:
                 await put_out(self._node, room)
             for room in changed.shown:
                 await show(self._node, room)
+            for room in changed.aired:
+                await tell_live(self._node, room)
         except Refused:
             _LOGGER.warning("changed sessions could not be read: they are found by the next sweep")
 

@@ -60,7 +60,8 @@ select id, 0 from users where id = any($1::uuid[]) order by id
 on conflict (user_id) do update set last = p.last
 """
 
-# After the lock, as a statement of its own: so it sees what the one before has committed.
+# After the lock, as a statement of its own: so it sees what the one before has committed. What people do alerts once while it is unread;
+# what nobody in particular does is news each time, so it begins anew: another outcome of a payment, a room that is live again.
 NOTE = """
 with wanted as (
     select * from unnest($1::int[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
@@ -119,14 +120,16 @@ with wanted as (
 ), changed as (
     update notifications n
     set count = n.count + greatest(t.came, 1), last = t.place, part_id = t.part_id, outcome = t.outcome,
-        occasion = t.occasion, changed_at = now()
+        occasion = t.occasion, changed_at = now(),
+        first = case when t.actor_id is null then t.place else n.first end,
+        created_at = case when t.actor_id is null then now() else n.created_at end
     from told t where n.id = t.id and not t.fresh
     returning n.id, n.count
 )
 select t.id, t.user_id, t.place, coalesce(t.newest_i, t.i) as i, coalesce(c.count, greatest(t.came, 1))::int as count,
     (extract(epoch from now()) * 1000)::bigint as at,
     a.id as known_id, a.name as known_name, a.avatar as known_avatar,
-    t.fresh and t.pushed and exists (select from push_devices d where d.user_id = t.user_id) as pushes
+    (t.fresh or t.actor_id is null) and t.pushed and exists (select from push_devices d where d.user_id = t.user_id) as pushes
 from told t
 left join changed c on c.id = t.id
 left join users a on a.id = (select actor_id from wanted where wanted.i = t.newest_i)

@@ -53,6 +53,7 @@ LENT: Final[Mapping[str, frozenset[str]]] = {
             "still_visible",
         }
     ),
+    "server.live": frozenset({"tell_live"}),
     "server.presence": frozenset({"PresenceTracker"}),
 }
 """What a domain with handlers lets others use: who may enter a room is decided in one place."""

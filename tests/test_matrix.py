@@ -64,6 +64,9 @@ room.leave        unknown  hello_first not_in_room  not_in_room  not_in_room  no
 cue.send          here     hello_first not_in_room  forbidden    forbidden    ok           forbidden    forbidden    not_in_room  not_in_room -
 cue.send          draft    hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room -
 cue.send          unknown  hello_first not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room  not_in_room -
+room.live         here     hello_first forbidden    forbidden    forbidden    ok           forbidden    forbidden    not_found    not_found   -
+room.live         draft    hello_first not_found    not_found    not_found    forbidden    not_found    forbidden    not_found    not_found   -
+room.live         unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
 room.offer        here     hello_first forbidden    forbidden    forbidden    ok           forbidden    forbidden    not_found    not_found   -
 room.offer        draft    hello_first not_found    not_found    not_found    ok           not_found    forbidden    not_found    not_found   -
 room.offer        unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
@@ -213,6 +216,7 @@ FIELDS: dict[str, dict[str, Callable[[Scene], dict[str, Any]]]] = {
     "room.join": _rooms(),
     "room.leave": _rooms(),
     "room.offer": _rooms(session_cents=None),
+    "room.live": _rooms(live=True),
     "cue.send": _rooms(cue="breathe in"),
     "presence.list": _rooms(),
     "typing.set": _rooms(typing=True),

@@ -309,6 +309,20 @@ async def test_the_same_again_is_not_pushed_again(place: Place) -> None:
     assert len(ada.pushed) == 2
 
 
+async def test_what_nobody_in_particular_did_is_news_each_time(place: Place) -> None:
+    """A payment that fails is pushed although one that was made is unread still; it takes its place on the screen."""
+    ada = await place.device()
+    thing = Thing(kind=ThingKind.SUBSCRIPTION, id=ada.id)
+    for outcome in ("paid", "payment_failed"):
+        new = NewNotice(user=ada.id, kind=NotificationKind.PAYMENT, thing=thing, outcome=outcome)
+        async with place.pool.acquire() as connection, connection.transaction():
+            await notify(connection, [new])
+        await place.settled()
+    assert (len(ada.pushed), len(ada.phone.screen)) == (2, 1)
+    (notice,) = await listed(ada)
+    assert (notice["outcome"], notice["count"]) == ("payment_failed", 2)
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_online_offline_and_flapping(place: Place, seed: int) -> None:
     """Whoever comes and goes at random is alerted to each notification exactly once, live or by a push, on each device."""
