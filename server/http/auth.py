@@ -17,7 +17,7 @@ from protocol.refusals import ErrorCode, Refused
 from protocol.text import normalised
 from server.emails import Email, mailbox, normalised_email
 from server.http.callers import REFUSALS, address_of, caller_of
-from server.http.endpoint import Endpoint, WithCookies
+from server.http.endpoint import Endpoint, Link, WithCookies
 from server.http.grants import Grants, SignedIn, Tokens
 from server.http.guesses import Guesses
 from server.passwords import LONGEST, SHORTEST, Passwords, check_strength
@@ -185,6 +185,16 @@ class Accounts:
         return (await caller_of(self._node, request)).account
 
 
+_TOKEN: Final = {"refresh_token": "/refresh_token"}
+RENEWED: Final = (
+    Link(operation="refresh", meaning="Get new tokens with the refresh token, once.", body=_TOKEN),
+    Link(operation="logout", meaning="End the session that the refresh token belongs to.", body=_TOKEN),
+    Link(operation="sessions", meaning="See where you are signed in, with the access token."),
+)
+"""What tokens are good for."""
+SIGNED_IN: Final = (*RENEWED, Link(operation="me", meaning="See who you are, with the access token."))
+
+
 def endpoints(accounts: Accounts) -> list[Endpoint]:
     """List the operations on accounts."""
     busy = (ErrorCode.BUSY, ErrorCode.UNAVAILABLE)
@@ -198,6 +208,7 @@ def endpoints(accounts: Accounts) -> list[Endpoint]:
             body=Register,
             example=Register("ada@example.org", "violets under a lamp", "Ada"),
             answer=SignedIn,
+            links=SIGNED_IN,
             status=201,
             refuses=(
                 ErrorCode.PASSWORD_WEAK,
@@ -218,6 +229,7 @@ def endpoints(accounts: Accounts) -> list[Endpoint]:
             body=Login,
             example=Login("ada@example.org", "violets under a lamp"),
             answer=SignedIn,
+            links=SIGNED_IN,
             refuses=(ErrorCode.CREDENTIALS_REFUSED, ErrorCode.FORBIDDEN, *busy),
             group="Accounts",
         ),
@@ -229,6 +241,7 @@ def endpoints(accounts: Accounts) -> list[Endpoint]:
             body=Refresh,
             example=Refresh("q0rS2nO6mJxVb7Yc1dTzU4wKf9hLgE3a5iPsRkNvXyM"),
             answer=Tokens,
+            links=RENEWED,
             refuses=(ErrorCode.TOKEN_INVALID, ErrorCode.SESSION_ENDED, ErrorCode.UNAVAILABLE),
             group="Accounts",
         ),

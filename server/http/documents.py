@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from inspect import cleandoc
 from typing import Any, Final, get_args
@@ -14,7 +14,7 @@ from protocol.closing import CloseCode, reconnects
 from protocol.contract import COMMANDS, EVENTS, JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL, json_schema, tag_of
 from protocol.envelope import Command
 from protocol.refusals import ErrorCode
-from server.http.endpoint import JSON, Endpoint, Parameter
+from server.http.endpoint import JSON, Endpoint, Link, Parameter
 from server.http.problems import MEDIA_TYPE, Problem
 
 VERSION: Final = "1"
@@ -144,7 +144,23 @@ def _good(endpoint: Endpoint, references: dict[type[Struct], dict[str, Any]]) ->
         headers["Location"] = "Where the browser goes on."
     if headers:
         response["headers"] = {name: _header(meaning, required=True) for name, meaning in headers.items()}
+    if endpoint.links:
+        response["links"] = {link.operation: _link(link) for link in endpoint.links}
     return response
+
+
+def _link(link: Link) -> dict[str, Any]:
+    described: dict[str, Any] = {"operationId": link.operation, "description": link.meaning}
+    if link.parameters:
+        described["parameters"] = _taken(link.parameters)
+    if link.body:
+        described["requestBody"] = _taken(link.body)
+    return described
+
+
+def _taken(places: Mapping[str, str]) -> dict[str, str]:
+    """Say in OpenAPI's words where in the answer each of these is found."""
+    return {name: f"$response.body#{pointer}" for name, pointer in places.items()}
 
 
 def _parts_of(endpoint: Endpoint) -> dict[str, Any]:

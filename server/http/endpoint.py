@@ -32,6 +32,18 @@ class Parameter(Struct, frozen=True):
     form: str = ""
 
 
+class Link(Struct, frozen=True, kw_only=True):
+    """What one can do next with a good answer: `operation` is the name of another one's `handle`.
+
+    `parameters` and `body` say which of its parameters and fields are taken from where in the answer (RFC 6901).
+    """
+
+    operation: str
+    meaning: str
+    parameters: dict[str, str] = {}
+    body: dict[str, str] = {}
+
+
 class WithCookies(Struct, frozen=True):
     """An answer, and the ``Set-Cookie`` headers that go with it."""
 
@@ -46,7 +58,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     `example` is a body as one may be sent. What `serves` names are the media types of a good response that is a file, of which one
     may ask for a part.
 
-    `answer` is the type of a good response; a `Response` that `handle` returns goes out as it is. `refuses` are the codes that
+    `links` say what its good answer is good for. `answer` is the type of a good response; a `Response` that `handle` returns goes out as it is. `refuses` are the codes that
     only this operation has; those that any can have are in `documents`. What it `shows` are refusals that people read: they come
     as the page that they concern. `limits` are what an address may ask of this operation beside what anyone may ask of all (see
     `gate`); an `unlimited` one has no limit at all.
@@ -64,6 +76,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     media_type: str = JSON
     status: int = 200
     serves: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
     refuses: tuple[ErrorCode, ...] = ()
     shows: tuple[ErrorCode, ...] = ()
     signed_in: bool = False

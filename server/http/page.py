@@ -102,6 +102,8 @@ def _operations(openapi: Schema, group: str, schemas: Schema) -> Iterator[str]:
                     said = f"{said}: {_type(content, 'http-')}"
                 elif content and status < "400":
                     said = f"{said}: <code>{escape(next(iter(response['content'])))}</code>"
+                for link in response.get("links", {}).values():
+                    said += f"<br><a href='#{escape(link['operationId'])}'>{_inline(link['description'])}</a>"
                 rows.append(f"<tr><td><code>{escape(status)}</code></td><td>{said}</td></tr>")
             lock = " <span class=tag>access token</span>" if operation["security"] else ""
             yield (

@@ -19,7 +19,7 @@ from protocol.subscriptions import Subscription, SubscriptionStatus, Tier
 from server.gateways.cards import Cards, CheckoutPage, Gone, Order, check_signature
 from server.http.callers import REFUSALS, caller_of
 from server.http.checkouts import page_for
-from server.http.endpoint import JSON, Endpoint, Parameter, read_body
+from server.http.endpoint import JSON, Endpoint, Link, Parameter, read_body
 from server.payments import take
 from server.plans import Plan, plans
 from storage import subscriptions
@@ -168,6 +168,7 @@ def endpoints(payments: Payments) -> list[Endpoint]:
             body=Checkout,
             example=Checkout("PREMIUM_MONTHLY", "checkout-7d1f0c52"),
             answer=Visit,
+            links=(Link(operation="subscription", meaning="See whether the payment counts by now."),),
             status=201,
             refuses=(*paying, ErrorCode.ALREADY_SUBSCRIBED, ErrorCode.KEY_REUSED),
             signed_in=True,

@@ -14,7 +14,7 @@ from protocol.envelope import Milliseconds
 from protocol.refusals import ErrorCode, Refused
 from server.http.callers import REFUSALS, Caller, address_of, caller_of, only_fresh
 from server.http.cookies import REFRESH, from_page, no_cookie
-from server.http.endpoint import JSON, Endpoint, Parameter, WithCookies
+from server.http.endpoint import JSON, Endpoint, Link, Parameter, WithCookies
 from server.http.guesses import Guesses
 from server.limits import check
 from server.passwords import LONGEST, Passwords
@@ -30,6 +30,11 @@ EXPORTS: Final = Limit("exports", burst=5, rate=5 / 86400)
 """Exports that a person asks for."""
 
 _EXPORT: Final = Parameter("export", "path", "Its id, as the answer to asking for it says.", form="uuid")
+
+_EXPORTED: Final = (
+    Link(operation="export_state", meaning="Ask how far it is.", parameters={"export": "/id"}),
+    Link(operation="export_document", meaning="Fetch it when it is finished.", parameters={"export": "/id"}),
+)
 
 OwnPassword = Annotated[str, Meta(max_length=4096, description="Yours, if your account has one.")]
 
@@ -134,6 +139,7 @@ def endpoints(data: OwnData) -> list[Endpoint]:
             summary="Ask for everything about you",
             handle=data.ask_export,
             answer=ExportState,
+            links=_EXPORTED,
             status=202,
             signed_in=True,
             refuses=(ErrorCode.RATE_LIMITED, *REFUSALS),
@@ -146,6 +152,7 @@ def endpoints(data: OwnData) -> list[Endpoint]:
             handle=data.export_state,
             parameters=(_EXPORT,),
             answer=ExportState,
+            links=_EXPORTED,
             signed_in=True,
             refuses=(ErrorCode.NOT_FOUND, *REFUSALS),
             group="Your data",

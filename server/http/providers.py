@@ -20,7 +20,7 @@ from starlette.responses import Response
 from protocol.envelope import SessionId
 from protocol.refusals import ErrorCode, Refused
 from server.gateways.identity import Provider
-from server.http.auth import SIGN_INS
+from server.http.auth import SIGN_INS, SIGNED_IN
 from server.http.cookies import cookie, kept, no_cookie
 from server.http.endpoint import FORM, Endpoint, Parameter, WithCookies, read_body
 from server.http.flows import FLOW_SECONDS, Flows, UnderWay, checked_place, cookie_name, same_site
@@ -311,6 +311,7 @@ def endpoints(arrivals: Arrivals) -> list[Endpoint]:
             body=IdToken,
             example=IdToken(id_token=ID_TOKEN_EXAMPLE, nonce="9f1c7a20d3b84e56", name="Ada Lovelace"),
             answer=SignedIn,
+            links=SIGNED_IN,
             refuses=(
                 ErrorCode.NOT_FOUND,
                 ErrorCode.SIGN_IN_REFUSED,

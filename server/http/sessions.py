@@ -12,7 +12,7 @@ from protocol.envelope import SessionId
 from protocol.refusals import ErrorCode, Refused
 from protocol.session import SessionEntry
 from server.http.callers import REFUSALS, caller_of
-from server.http.endpoint import Endpoint, Parameter
+from server.http.endpoint import Endpoint, Link, Parameter
 from server.session import end_others, end_session
 from storage.session import sessions_of
 
@@ -69,6 +69,14 @@ def endpoints(own: OwnSessions) -> list[Endpoint]:
             summary="Where am I signed in",
             handle=own.sessions,
             answer=Sessions,
+            links=(
+                Link(
+                    operation="end_session",
+                    meaning="Sign one of the listed devices out.",
+                    parameters={"session": "/sessions/0/id"},
+                ),
+                Link(operation="end_other_sessions", meaning="Sign out everywhere else."),
+            ),
             signed_in=True,
             refuses=REFUSALS,
             group="Sessions",

@@ -20,7 +20,7 @@ from protocol.envelope import RoomRef
 from protocol.media import MediaKind, MediaType
 from protocol.refusals import ErrorCode, Refused
 from server.http.callers import REFUSALS, caller_of
-from server.http.endpoint import JSON, Endpoint, Parameter
+from server.http.endpoint import JSON, Endpoint, Link, Parameter
 from server.http.pace import Pace, pace_of
 from storage.media import Upload, url_of
 
@@ -167,6 +167,12 @@ async def _paced(request: Request, pace: Pace) -> AsyncIterator[bytes]:
         yield piece
 
 
+_BEGUN: Final = (
+    Link(operation="upload_state", meaning="Ask how far it is.", parameters={"upload": "/id"}),
+    Link(operation="abandon_upload", meaning="Give it up.", parameters={"upload": "/id"}),
+)
+
+
 def endpoints(uploads: OwnUploads) -> list[Endpoint]:
     """List the operations on uploads."""
     return [
@@ -178,6 +184,7 @@ def endpoints(uploads: OwnUploads) -> list[Endpoint]:
             body=NewUpload,
             example=NewUpload(kind=MediaKind.AVATAR, type=MediaType.JPEG, bytes=48211),
             answer=UploadState,
+            links=_BEGUN,
             status=201,
             signed_in=True,
             refuses=(

@@ -59,6 +59,28 @@ def resolved(document: Document, reference: str) -> Any:
     return found
 
 
+async def test_the_links_lead_on(openapi: Document) -> None:
+    """What an answer is good for is an operation that there is, with parameters and fields of its own, which the answer has."""
+    by_id = {operation["operationId"]: operation for _, _, operation in operations(openapi)}
+    found = []
+    for _, _, operation in operations(openapi):
+        for response in operation["responses"].values():
+            for link in response.get("links", {}).values():
+                target = by_id[link["operationId"]]
+                found.append((operation["operationId"], link["operationId"]))
+                assert link["description"]
+                known = {parameter["name"] for parameter in target.get("parameters", ())}
+                assert link.get("parameters", {}).keys() <= known
+                answer = resolved(openapi, response["content"]["application/json"]["schema"]["$ref"])
+                if "requestBody" in link:
+                    wanted = target["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+                    assert link["requestBody"].keys() <= resolved(openapi, wanted)["properties"].keys()
+                for pointer in [*link.get("parameters", {}).values(), *link.get("requestBody", {}).values()]:
+                    assert pointer.removeprefix("$response.body#/").split("/")[0] in answer["properties"]
+    for step in ("register refresh", "refresh sessions", "sessions end_session", "checkout subscription"):
+        assert tuple(step.split()) in found
+
+
 async def test_openapi_is_whole(openapi: Document) -> None:
     """Every reference leads somewhere, every operation has an id of its own, a summary, an answer and its refusals."""
     assert openapi["openapi"].startswith("3.1")

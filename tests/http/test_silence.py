@@ -68,10 +68,10 @@ def filled(value: Any, canary: str) -> Any:
 def bodies(described: dict[str, Any], operation: dict[str, Any]) -> list[Any]:
     """Return what may be sent to an operation: every text a canary, once as it should be and once of the wrong type."""
     content = operation.get("requestBody", {}).get("content", {})
-    if not content:
+    schemas = [form["schema"] for form in content.values() if "schema" in form]
+    if not schemas:  # nothing is sent, or bytes
         return [None]
-    (form,) = content.values()
-    schema = form["schema"]
+    (schema,) = schemas
     if "$ref" in schema:
         schema = described["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     names = list(schema.get("properties", {}))
