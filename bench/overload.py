@@ -29,7 +29,9 @@ class Question(msgspec.Struct, kw_only=True):
 
     members: Annotated[int, Meta(description="People in the room.")] = 200
     authors: Annotated[int, Meta(description="People who speak; each may have 64 commands under way.")] = 16
-    rates: Annotated[str, Meta(description="The steps of the search, by commas.")] = "400,1600,6400,12800,25600"
+    rates: Annotated[str, Meta(description="The steps of the search, by commas.")] = (
+        "400,1600,6400,12800,25600"
+    )
     seconds: Annotated[float, Meta(description="Length of each step, and of the overload.")] = 4.0
     warmup: Annotated[float, Meta(description="Seconds of the same load before it.")] = 1.0
     size: Annotated[int, Meta(description="Characters of a line.")] = 60

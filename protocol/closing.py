@@ -47,3 +47,8 @@ def reconnects(code: int) -> bool:
     if code >= 4000:
         return code < 4500
     return code not in (1000, 1002, 1003, 1007, 1009, 1010)
+
+
+def fitting(reason: str) -> str:
+    """Cut a reason to the 123 bytes that a close frame holds, at a character (RFC 6455, section 5.5.1)."""
+    return reason.encode()[:123].decode(errors="ignore")

@@ -177,7 +177,7 @@ class Node:
         node.admission = Admission(settings.new_sessions_per_second, settings.resumes_per_second)
         node.previews = Previews(node.hub, pool, f"{settings.home}/pay")
         node.faces = Faces(sealer, node.presence, loop, shuffle=settings.switch_seconds)
-        node.sessions = LiveSessions(pool, changed=node._reconsider)
+        node.sessions = LiveSessions(pool, broker, changed=node._reconsider)
         node.announcements = Announcements(node)
         node.person_events = PersonEvents(
             node.hub,

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 from uuid import UUID
 
@@ -116,15 +116,17 @@ class PersonEvents:
         """Count the persons whose channels are heard."""
         return len(self._feeds)
 
-    @asynccontextmanager
-    async def opening(self, user: UserId) -> AsyncIterator[Feed]:
-        """Hear a person's channel, before their position is read; what comes inside the block is in `Feed.passed`."""
+    @contextmanager
+    def opening(self, user: UserId) -> Iterator[tuple[Feed, asyncio.Future[bool]]]:
+        """Hear a person's channel, before their position is read; what comes inside the block is in `Feed.passed`.
+
+        The future is Redis' word that the channel is heard: whoever reads the position waits for it first, with those of others.
+        """
         feed = self._feeds.setdefault(user, Feed())
         feed.opening += 1
         feed.left_at = None
         try:
-            await self._broker.subscribe(channel_of(user))
-            yield feed
+            yield feed, self._broker.hear(channel_of(user))
         finally:
             feed.opening -= 1
             if not feed.opening:

@@ -44,6 +44,7 @@ from server.rooms import put_out, show
 from server.tokens import Claims
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
+from storage.redis.broker import Broker
 from storage.redis.publications import Kind, Packet, unpack
 from storage.session import LiveSession, live_sessions, revoke_others, revoke_session, sessions_of
 
@@ -64,21 +65,30 @@ CHANNEL: Final = "lr:nodes"
 class LiveSessions:
     """Reads sessions from Postgres: one statement for all who say hello at the same time.
 
+    What they have to hear from then on is heard before that: one wait for Redis for all of them, too. The other order would lose
+    what happens in between.
+
     `changed` is told of each connection whose session may now do more or less than before.
     """
 
-    def __init__(self, pool: Pool, *, changed: Callable[[Connection], None]) -> None:
+    def __init__(self, pool: Pool, broker: Broker, *, changed: Callable[[Connection], None]) -> None:
         self._pool = pool
+        self._broker = broker
         self._changed = changed
-        self._gather: Gather[SessionId, LiveSession] = Gather(self._read, pause=STORM_PAUSE)
+        self._gather: Gather[tuple[SessionId, asyncio.Future[bool] | None], LiveSession] = Gather(
+            self._read, pause=STORM_PAUSE
+        )
 
-    async def find(self, session: SessionId) -> LiveSession:
-        """Return a live session. Raises `Refused` (session_ended) when there is none."""
-        return await self._gather.ask(session)
+    async def find(self, session: SessionId, hearing: asyncio.Future[bool] | None = None) -> LiveSession:
+        """Return a live session, as it is after the channel of `hearing` is heard. Raises `Refused` (session_ended)."""
+        return await self._gather.ask((session, hearing))
 
-    async def _read(self, sessions: Sequence[SessionId]) -> Sequence[LiveSession | Exception]:
-        found = await live_sessions(self._pool, list(sessions))
-        return [found.get(session) or Refused(ErrorCode.SESSION_ENDED) for session in sessions]
+    async def _read(
+        self, asked: Sequence[tuple[SessionId, asyncio.Future[bool] | None]]
+    ) -> Sequence[LiveSession | Exception]:
+        await self._broker.heard(hearing for _, hearing in asked if hearing is not None)
+        found = await live_sessions(self._pool, [session for session, _ in asked])
+        return [found.get(session) or Refused(ErrorCode.SESSION_ENDED) for session, _ in asked]
 
     async def look_again(self, members: Members, sessions: Sequence[SessionId]) -> None:
         """Read sessions that are connected here again, and act on what changed."""
@@ -256,16 +266,18 @@ async def greet(node: Node, connection: Connection, command: Hello) -> None:
             raise Disconnect(CloseCode.BUSY)
         if wait:
             await asyncio.sleep(wait)
-        with node.announcements.coming(claims.user, claims.session) as stale:
-            async with node.person_events.opening(claims.user) as feed:
-                live = await node.sessions.find(claims.session)
-                if (code := ended_code(live)) is not None or live.user_id != claims.user:
-                    raise Disconnect(code or CloseCode.TOKEN_REFUSED)
-                await node.person_events.catch_up(claims.user, feed, live.person_last)
-                missed = await _missed(node, live, feed, command.person)
-                if missed is not None and command.person is not None and live.pushed is not None:
-                    node.acknowledged.note(live.id, command.person.offset)
-                await _welcome(node, connection, command, _Arrival(claims, live, feed, missed))
+        with (
+            node.announcements.coming(claims.user, claims.session) as stale,
+            node.person_events.opening(claims.user) as (feed, hearing),
+        ):
+            live = await node.sessions.find(claims.session, hearing)
+            if (code := ended_code(live)) is not None or live.user_id != claims.user:
+                raise Disconnect(code or CloseCode.TOKEN_REFUSED)
+            await node.person_events.catch_up(claims.user, feed, live.person_last)
+            missed = await _missed(node, live, feed, command.person)
+            if missed is not None and command.person is not None and live.pushed is not None:
+                node.acknowledged.note(live.id, command.person.offset)
+            await _welcome(node, connection, command, _Arrival(claims, live, feed, missed))
         if stale.is_set():
             node.announcements.look(Changed(sessions=[claims.session]))
     except Refused as refused:

@@ -215,8 +215,8 @@ async def test_a_change_during_hello_is_not_missed(two: Meeting, monkeypatch: py
     node = two.sites[0].node
     find = node.sessions.find
 
-    async def slowly(session: Any) -> Any:
-        live = await find(session)
+    async def slowly(session: Any, hearing: Any) -> Any:
+        live = await find(session, hearing)
         await two.pool.execute("update users set tier = 'PREMIUM_YEARLY' where id = $1", ada.user)
         node.person_events.publish(await store(two.pool, ada.user, changes_session=True))
         return live

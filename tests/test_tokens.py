@@ -28,7 +28,7 @@ from jwt.algorithms import HMACAlgorithm
 from protocol.envelope import SessionId, UserId
 from protocol.refusals import ErrorCode, Refused
 from server.settings import Settings
-from server.tokens import LEEWAY_SECONDS, Tokens, new_refresh_token, refresh_hash
+from server.tokens import LEEWAY_SECONDS, PROVEN, Tokens, new_refresh_token, refresh_hash
 
 SEED_A, SEED_B = bytes(range(32)), bytes(range(1, 33))
 USER, SESSION = UserId(uuid4()), SessionId(uuid4())
@@ -273,6 +273,40 @@ def test_keys_rotate() -> None:
     last = Tokens(settings(("b", SEED_B)))
     assert last.verify(signed(Tokens(steps[2]))).user == USER
     assert refusal(signed(Tokens(steps[0])), last) is ErrorCode.TOKEN_INVALID
+
+
+def test_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signature is checked once, that of one's own tokens never; what changes with time is looked at each time."""
+    clock = Clock()
+    other = Tokens(KEY_A, clock=clock)
+    tokens = Tokens(KEY_A, clock=clock)
+    checked: list[str] = []
+    authentic = tokens._authentic
+
+    def counting(token: str) -> Any:
+        checked.append(token)
+        return authentic(token)
+
+    monkeypatch.setattr(tokens, "_authentic", counting)
+    own, foreign = signed(tokens), signed(other)
+    for token in (own, foreign) * 3:
+        assert (tokens.verify(token).user, tokens.verify(token).session) == (USER, SESSION)
+    assert checked == [foreign]
+    for flipped in (foreign[:-2] + ("A" if foreign[-2] != "A" else "B") + foreign[-1], foreign + "\ud800"):
+        assert refusal(flipped, tokens) is ErrorCode.TOKEN_INVALID
+    clock.now += 600 + LEEWAY_SECONDS
+    assert refusal(own, tokens) is ErrorCode.TOKEN_EXPIRED
+    assert refusal(foreign, tokens) is ErrorCode.TOKEN_EXPIRED
+
+
+def test_what_is_known_is_forgotten() -> None:
+    """A token whose key was withdrawn is refused, however often it was believed; and no more than so many are kept."""
+    tokens = Tokens(KEY_A)
+    token = [signed(tokens) for _ in range(PROVEN + 10)][-1]
+    assert tokens.verify(token).user == USER
+    assert len(tokens._proven) == PROVEN
+    tokens.take(settings(("b", SEED_B)).signing_keys)
+    assert refusal(token, tokens) is ErrorCode.TOKEN_INVALID
 
 
 def test_no_key() -> None:

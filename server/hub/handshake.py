@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from websockets.exceptions import InvalidHandshake
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from protocol.codec import CODECS, JSON, Codec
@@ -53,6 +54,13 @@ def answer(hub: Hub, protocol: ServerProtocol, request: Request, peer: str) -> R
         response = protocol.reject(HTTPStatus.UPGRADE_REQUIRED, "Use version 13 of the protocol.\n")
         response.headers["Sec-WebSocket-Version"] = "13"
     return response
+
+
+def begun(protocol: ServerProtocol) -> None:
+    """Let the library read frames from now on: its request was read by somebody else, and has been answered."""
+    if protocol.state is State.OPEN:
+        protocol.parser = protocol.parse()
+        next(protocol.parser)
 
 
 def agreed(protocol: ServerProtocol) -> tuple[Codec, Dialect]:

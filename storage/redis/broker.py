@@ -39,7 +39,7 @@ import random
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import hiredis
@@ -121,6 +121,8 @@ class Broker:
         self._unanswered = 0
         self._restored = False
         self._behind = False
+        self._silent = False
+        """Whether Redis has confirmed nothing in the time of the last who waited for it."""
 
         self.published = 0
         self.packets = 0
@@ -153,6 +155,22 @@ class Broker:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+
+    def hear(self, channel: str) -> asyncio.Future[bool]:
+        """Hear `channel` from now on. To be handed to `heard`, with those of others, before what it says is relied on."""
+        return self._subscriptions.want(channel)
+
+    async def heard(self, confirmations: Iterable[asyncio.Future[bool]]) -> None:
+        """Wait until Redis has confirmed all these channels: once for all, for half of `timeout` seconds at most.
+
+        While it confirms nothing nobody waits for it. What is confirmed later than that is told by `on_restored`.
+        """
+        late = {confirmed for confirmed in confirmations if not confirmed.done()}
+        if late and self._subscriber is not None and not self._silent:
+            done, late = await asyncio.wait(late, timeout=self._timeout / 2)
+            self._silent = not done
+        for confirmed in late:
+            confirmed.add_done_callback(self._confirmed_late)
 
     async def subscribe(self, channel: str) -> bool:
         """Hear `channel`. True when Redis has confirmed.
@@ -246,6 +264,7 @@ class Broker:
                 except Exception:  # noqa: BLE001 - a bug of the receiver must not end the reading
                     _log.exception("a publication on %s could not be handled", channel)
         elif kind in (b"subscribe", b"unsubscribe"):
+            self._silent = False
             self._subscriptions.confirmed(push[1].decode())
 
     def _probe(self) -> None:

@@ -345,6 +345,34 @@ async def test_other_upgrades(site: Site) -> None:
     assert status(answer) == 200
 
 
+UPGRADE = (
+    b"GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    b"Sec-WebSocket-Protocol: looprooms.v1+json\r\n%s\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "expected"),
+    [
+        (b"/ws?from=here", b"Cookie: a=\xe4\r\n", 101),
+        (b"/elsewhere", b"", 404),
+        (b"/ws", b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", 400),
+        (b"/ws", b"Transfer-Encoding: chunked\r\n", 400),
+        (b"/\xe4", b"", 400),
+    ],
+)
+async def test_websockets(site: Site, path: bytes, more: bytes, expected: int) -> None:
+    """A handshake is handed over as it was read, whatever stands in it; one that is no websocket's ends here."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    request = UPGRADE % (path, more)
+    writer.write(request[:30])
+    await asyncio.sleep(0.01)
+    writer.write(request[30:])
+    assert status(await reader.readuntil(b"\r\n")) == expected
+    writer.transport.abort()
+
+
 async def test_reader_that_does_not_read(hurried: Site) -> None:
     """Answers that nobody takes do not stay in memory: the connection is dropped."""
     reader, writer = await asyncio.open_connection("127.0.0.1", hurried.port, limit=1024)

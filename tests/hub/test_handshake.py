@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from websockets.datastructures import Headers
+from websockets.http11 import Request
 
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.rooms import Cue
 from server.hub.members import Dialect
 from tests.hub.scene import Scene
+from tests.transport import RecordingTransport
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,35 @@ def test_handshakes(how: Any, status: int) -> None:
     assert scene.hub.members.connections == ({peer.connection} if peer.is_open else set())
     if status == 426:
         assert peer.response.headers["Sec-WebSocket-Version"] == "13"
+
+
+@pytest.mark.parametrize(("key", "status"), [("AAAAAAAAAAAAAAAAAAAAAA==", 101), ("short", 400)])
+def test_request_that_was_read_already(key: str, status: int) -> None:
+    """Whoever has read the request hands it over; it is decided about in the same way, and frames follow."""
+    scene = Scene()
+    peer = scene.peer()
+    transport = RecordingTransport(other := scene.hub.connect(), scene.loop.loop)
+    other.connection_made(transport)
+    headers = Headers(
+        [
+            ("host", "localhost"),
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-key", key),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-protocol", JSON.name),
+        ]
+    )
+    other.request(Request("/ws", headers))
+    scene.loop.settle()
+    assert transport.written[0].startswith(b"HTTP/1.1 %d " % status)
+    assert transport.has_ended() == (status != 101)
+    if status == 101:
+        peer.client.send_text(b"a")
+        data = b"".join(peer.client.data_to_send())
+        other.data_received(data[:3])
+        other.data_received(data[3:])
+        assert scene.received == [(other, JSON.opcode, b"a")]
 
 
 def test_no_subprotocol() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.closing import CloseCode, reconnects
+from protocol.closing import CloseCode, fitting, reconnects
 
 
 @pytest.mark.parametrize("code", CloseCode, ids=lambda code: code.name)
@@ -36,3 +36,9 @@ def test_accidents_of_the_way(code: int) -> None:
 def test_what_would_happen_again(code: int) -> None:
     """Done, or refused for the bytes or the person: the same would happen again."""
     assert not reconnects(code)
+
+
+def test_reasons_fit() -> None:
+    """A reason that is too long for its frame is cut, and never within a character."""
+    assert fitting("Out.") == "Out."
+    assert fitting("ä" * 100) == "ä" * 61

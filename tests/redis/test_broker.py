@@ -262,6 +262,33 @@ async def test_hung_redis(valkey: Valkey) -> None:
         assert a.broker.dropped < 5000
 
 
+async def test_many_are_heard_at_once(valkey: Valkey) -> None:
+    """Whoever relies on many channels waits once; while Redis confirms nothing nobody waits, and all is told of later."""
+    async with node(valkey.url, timeout=1.0, probe_every=1.0) as a, node(valkey.url) as b:
+        channels = [f"lr:test:{number}" for number in range(200)]
+        await a.broker.heard([a.broker.hear(channel) for channel in channels])
+        for channel in channels:
+            b.broker.publish(channel, line(1))
+        await until(lambda: len(a.heard) == 200)
+        await a.broker.heard([a.broker.hear(channel) for channel in channels])  # they are heard already
+        loop = asyncio.get_running_loop()
+        valkey.freeze()
+        began = loop.time()
+        first = a.broker.hear("lr:test:late")
+        await a.broker.heard([first])
+        assert loop.time() - began >= 0.45
+        waiting = asyncio.create_task(a.broker.heard([a.broker.hear("lr:test:later")]))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert (waiting.done(), first.done(), a.restored) == (True, False, 0)
+        valkey.thaw()
+        await until(lambda: a.restored)
+        assert await first
+        await a.broker.heard([a.broker.hear("lr:test:again")])
+        b.broker.publish("lr:test:again", line(7))
+        await until(lambda: a.offsets("lr:test:again") == [7])
+
+
 async def test_a_deaf_subscription_is_found(valkey: Valkey) -> None:
     """A connection that is alive but brings nothing any more is found by the probe, and made again."""
     async with Proxy(valkey.socket) as proxy:
