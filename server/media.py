@@ -21,9 +21,8 @@ from uuid import UUID, uuid4
 
 from msgspec import Struct
 
-from protocol.envelope import Person, RoomId, SessionId, UserId
+from protocol.envelope import RoomId, SessionId, UserId
 from protocol.media import MediaKind
-from protocol.moderation import Role
 from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import ContentKind, Room
 from server import containers
@@ -36,11 +35,10 @@ from server.jobs import performs
 from server.limits import check, factor_of
 from server.previews import without_limit
 from server.rooms import visible
-from server.session import Changed, ended_code
+from server.session import Changed, ended_code, session_of
 from storage import media
 from storage.jobs import Periodic
-from storage.media import ClearMedia, HostedRoom, Media, Upload, url_of
-from storage.people import Account
+from storage.media import ClearMedia, Media, Upload, url_of
 from storage.redis.limits import Limit
 
 if TYPE_CHECKING:
@@ -75,7 +73,7 @@ class Uploads:
         """Bytes."""
 
     async def begin(
-        self, account: Account, kind: MediaKind, ref: str | None, media_type: str, size: int
+        self, session: Session, kind: MediaKind, ref: str | None, media_type: str, size: int
     ) -> Upload:
         """Reserve the place of an upload, if this person may make it.
 
@@ -85,22 +83,22 @@ class Uploads:
         if (ref is None) is not (kind is MediaKind.AVATAR):
             detail = "Name the looproom, unless it is your own picture."
             raise Refused(ErrorCode.INVALID, detail, path="$.room")
-        room = None if ref is None else await self._room(ref, account.id)
+        room = None if ref is None else await self._room(ref, session)
         types = _types(kind, None if room is None else room.content)
         if media_type not in types:
             raise Refused(ErrorCode.MEDIA_TYPE_REFUSED, f"Send one of {', '.join(types)}.")
         if size > (settings.upload_bytes if kind is MediaKind.CONTENT else PICTURE_BYTES):
             raise Refused(ErrorCode.TOO_LARGE)
-        check(await self._node.quotas.take(UPLOADS, str(account.id), account))
+        check(await self._node.quotas.take(UPLOADS, str(session.user_id), session))
         upload = Upload(
             id=uuid4(),
-            user=account.id,
+            user=session.user_id,
             kind=kind,
             room=None if room is None else room.id,
             media_type=media_type,
             size=size,
         )
-        await media.begin(pool, upload, int(settings.stored_bytes * factor_of(account)))
+        await media.begin(pool, upload, int(settings.stored_bytes * factor_of(session)))
         return upload
 
     async def find(self, upload: UUID, user: UserId) -> Upload:
@@ -147,21 +145,20 @@ class Uploads:
         incoming.close()
         await media.give_up(self._node.stores.pool, upload.id)
 
-    async def drop(self, name: UUID, account: Account) -> None:
+    async def drop(self, name: UUID, session: Session) -> None:
         """Take a file away from where it is shown: one's own, or, as a moderator, anyone's. Raises `Refused` (not_found)."""
-        moderates = account.role in (Role.MODERATOR, Role.ADMIN)
-        dropped = await media.drop(self._node.stores.pool, name, account.id, moderates=moderates)
+        dropped = await media.drop(self._node.stores.pool, name, session.user_id, moderates=session.moderates)
         if dropped is None:
             raise Refused(ErrorCode.NOT_FOUND)
         self._node.person_events.publish(dropped.told)
         if dropped.room is not None:
             self._announce(dropped.room)
 
-    async def _room(self, ref: str, user: UserId) -> HostedRoom:
-        room = await media.room_of(self._node.stores.pool, ref, user)
-        if room is None or not (room.published or room.theirs):
+    async def _room(self, ref: str, session: Session) -> Room:
+        room = await self._node.catalogue.find(ref)
+        if not visible(room, session):
             raise Refused(ErrorCode.NOT_FOUND)
-        if not room.theirs:
+        if not session.is_one(room.host, room.id):
             raise Refused(ErrorCode.FORBIDDEN, "Only the host of a looproom gives it a picture and content.")
         return room
 
@@ -270,17 +267,7 @@ async def live_session(node: Node, session: SessionId, user: UserId) -> Session:
     live = await node.sessions.find(session)
     if ended_code(live) is not None or live.user_id != user:
         raise Refused(ErrorCode.SESSION_ENDED)
-    return Session(
-        live.id,
-        Person(id=live.user_id, name=live.name, avatar=live.avatar),
-        role=live.role,
-        tier=live.subscription.tier,
-        expires_at=0.0,
-        anonymous=live.anonymous,
-        masks=node.faces,
-        passes=live.passes,
-        hidden=live.hidden,
-    )
+    return session_of(node, live, 0.0)
 
 
 async def play(node: Node, session: Session, found: Media) -> Shown:

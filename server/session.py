@@ -253,6 +253,23 @@ def ended_code(live: LiveSession | None) -> CloseCode | None:
     return None
 
 
+def session_of(node: Node, live: LiveSession, expires_at: float) -> Session:
+    """Make what a person may do of what was read; `expires_at` is in loop time."""
+    return Session(
+        live.id,
+        Person(id=live.user_id, name=live.name, avatar=live.avatar),
+        role=live.role,
+        tier=live.subscription.tier,
+        expires_at=expires_at,
+        as_of=live.person_last,
+        anonymous=live.anonymous,
+        masks=node.faces,
+        passes=live.passes,
+        hidden=live.hidden,
+        muted=live.muted,
+    )
+
+
 async def greet(node: Node, connection: Connection, command: Hello) -> None:
     """Answer the first message: check the token, load the session, rejoin rooms and replay what was missed."""
     try:
@@ -312,19 +329,7 @@ async def _missed(
 async def _welcome(node: Node, connection: Connection, command: Hello, arrival: _Arrival) -> None:
     """Let a session in. Raises `Refused` when a store is away."""
     live = arrival.live
-    session = Session(
-        live.id,
-        Person(id=live.user_id, name=live.name, avatar=live.avatar),
-        role=live.role,
-        tier=live.subscription.tier,
-        expires_at=_in_loop_time(node, arrival.claims),
-        as_of=live.person_last,
-        anonymous=live.anonymous,
-        masks=node.faces,
-        passes=live.passes,
-        hidden=live.hidden,
-        muted=live.muted,
-    )
+    session = session_of(node, live, _in_loop_time(node, arrival.claims))
     places = await resume.prepare(node, session, command.resume)
     if not connection.open:
         return

@@ -17,7 +17,6 @@ from msgspec import Struct
 from protocol.envelope import RoomId, UserId
 from protocol.media import AvatarChanged, MediaKind
 from protocol.refusals import ErrorCode, Refused
-from protocol.rooms import ContentKind
 from storage.jobs import Job, enqueue
 from storage.person_events import NewEvent, Told, append
 from storage.personal import Part
@@ -141,10 +140,6 @@ with dropped as (
 select count(*) from dropped
 """
 
-ROOM_OF_HOST = """
-select id, status::text, content::text, host_id = $3 as theirs from rooms where id = $1 or slug = $2
-"""
-
 PARTS = (
     Part(
         name="media",
@@ -197,32 +192,9 @@ class Media(Struct, frozen=True, kw_only=True):
     closing_from: int | None = None
 
 
-class HostedRoom(Struct, frozen=True):
-    """A room as it matters to who wants to give it something: `published` rooms are no secret, `theirs` they host."""
-
-    id: RoomId
-    published: bool
-    content: ContentKind
-    theirs: bool
-
-
 def url_of(media: UUID) -> str:
     """Return where a file is fetched: a path on this server."""
     return f"/media/{media}"
-
-
-async def room_of(pool: Pool, ref: str, user: UserId) -> HostedRoom | None:
-    """Find the room that somebody names by its slug or id."""
-    try:
-        room: UUID | None = UUID(ref)
-    except ValueError:
-        room = None
-    async with answering(pool) as connection:
-        row = await connection.fetchrow(ROOM_OF_HOST, room, ref, user)
-    if row is None:
-        return None
-    published = row["status"] == "PUBLISHED"
-    return HostedRoom(row["id"], published, ContentKind(row["content"]), bool(row["theirs"]))
 
 
 async def begin(pool: Pool, upload: Upload, most: int) -> None:

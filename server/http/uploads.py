@@ -19,9 +19,11 @@ from starlette.responses import Response
 from protocol.envelope import RoomRef
 from protocol.media import MediaKind, MediaType
 from protocol.refusals import ErrorCode, Refused
-from server.http.callers import REFUSALS, caller_of
+from server.http.callers import REFUSALS, claims_of
 from server.http.endpoint import JSON, Endpoint, Link, Parameter
 from server.http.pace import Pace, pace_of
+from server.hub.identity import Session
+from server.media import live_session
 from storage.media import Upload, url_of
 
 if TYPE_CHECKING:
@@ -85,8 +87,8 @@ class OwnUploads:
 
         Then send the file itself with `PUT /uploads/{upload}`.
         """
-        caller = await caller_of(self._node, request)
-        upload = await self._node.uploads.begin(caller.account, body.kind, body.room, body.type, body.bytes)
+        session = await self._session(request)
+        upload = await self._node.uploads.begin(session, body.kind, body.room, body.type, body.bytes)
         return await self._answer(upload, status=201)
 
     async def upload_state(self, request: Request) -> Response:
@@ -120,12 +122,16 @@ class OwnUploads:
 
         Its URL finds nothing from then on; but a picture may be kept for good by whoever had it.
         """
-        caller = await caller_of(self._node, request)
-        await self._node.uploads.drop(named(request, "media"), caller.account)
+        session = await self._session(request)
+        await self._node.uploads.drop(named(request, "media"), session)
 
     async def _own(self, request: Request) -> Upload:
-        caller = await caller_of(self._node, request)
-        return await self._node.uploads.find(named(request, "upload"), caller.account.id)
+        session = await self._session(request)
+        return await self._node.uploads.find(named(request, "upload"), session.user_id)
+
+    async def _session(self, request: Request) -> Session:
+        claims = claims_of(self._node, request)
+        return await live_session(self._node, claims.session, claims.user)
 
     async def _answer(self, upload: Upload, status: int = 200) -> Response:
         received = await self._node.uploads.received_of(upload)

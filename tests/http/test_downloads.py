@@ -177,6 +177,18 @@ async def test_content_of_what_is_hidden(place: Gallery, ada: Member, status: st
     assert [(await get(place, url, who)).status_code for who in (ada, mo)] == [200, 200]
 
 
+@pytest.mark.parametrize("who", ["host", "member"])
+async def test_content_behind_a_block(place: Gallery, ada: Member, who: str) -> None:
+    """Whoever of the two blocks the other: what a looproom of the one plays is not there for the other, from that moment on."""
+    bo, cy = await place.member("Bo"), await place.member("Cy")
+    url = await uploaded(ada, wav(), "audio/wav", "CONTENT", await place.room(ada))
+    assert (await get(place, url, bo)).status_code == 200
+    pair = (ada.id, bo.id) if who == "host" else (bo.id, ada.id)
+    await place.pool.execute("insert into blocks (blocker_id, blocked_id) values ($1, $2)", *pair)
+    assert code(await get(place, url, bo)) == (404, ErrorCode.NOT_FOUND)
+    assert [(await get(place, url, other)).status_code for other in (ada, cy)] == [200, 200]
+
+
 async def test_content_that_was_replaced(place: Gallery, ada: Member) -> None:
     """Only what a looproom plays now is to be had."""
     room = await place.room(ada)

@@ -268,6 +268,8 @@ async def test_who_may(place: Gallery) -> None:
         assert (await announced(ada, 9, media_type, kind, draft)).status_code == 201
         assert code(await announced(ada, 9, media_type, kind)) == (422, ErrorCode.INVALID)
     assert code(await announced(ada, 9, room=room)) == (422, ErrorCode.INVALID)
+    await place.pool.execute("insert into blocks (blocker_id, blocked_id) values ($1, $2)", ada.id, bo.id)
+    assert code(await announced(bo, 9, "image/png", "THUMBNAIL", room)) == (404, ErrorCode.NOT_FOUND)
     upload = (await announced(ada, jpeg())).json()["id"]
     for method, path in (("GET", "/uploads/{}"), ("PUT", "/uploads/{}"), ("DELETE", "/uploads/{}")):
         theirs, unknown = [await bo.ask(method, path.format(one)) for one in (upload, uuid4())]
