@@ -9,6 +9,7 @@ from server.hub.backlog import Backlog
 from server.hub.members import Dialect, Members
 from storage.redis.publications import Kind
 from tests.hub.scene import Scene, packet, session_of
+from tests.hub.veils import NOT_ADA
 
 
 def test_by_session_and_by_user() -> None:
@@ -138,3 +139,19 @@ def test_audience_of_who_catches_up() -> None:
     guest.connection.backlog.begin(room, 0)
     assert (room.audience.lagging, other.audience.lagging) == ([guest.connection], [])
     assert (room.audience.elsewhere_too, other.audience.elsewhere_too) == ([], [guest.connection])
+
+
+def test_audience_of_who_does_not_see_everyone() -> None:
+    """They are written to apart, unless they lag anyway; who has seen everyone of that room again is with the others."""
+    scene = Scene()
+    room, other = scene.room(1), scene.room(2)
+    guest, slow = scene.guest(room, other), scene.guest(room)
+    for one in (guest, slow):
+        scene.hub.veil(one.connection, room, NOT_ADA)
+    slow.lag()
+    assert room.audience.veiled == [(guest.connection, NOT_ADA)]
+    assert (room.audience.writes, room.audience.elsewhere_too) == ([], [])
+    assert room.audience.lagging == [slow.connection]
+    assert (other.audience.veiled, other.audience.elsewhere_too) == ([], [guest.connection])
+    scene.hub.leave(guest.connection, room, at_once=True)
+    assert guest.connection.veil(room) is None
