@@ -7,6 +7,7 @@ loaded at hello and read again every `SWEEP_SECONDS`, because the event that ann
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -78,6 +79,7 @@ class LiveSessions:
         self._gather: Gather[tuple[SessionId, asyncio.Future[bool] | None], LiveSession] = Gather(
             self._read, pause=STORM_PAUSE
         )
+        self._reads = itertools.count(1)
 
     async def find(self, session: SessionId, hearing: asyncio.Future[bool] | None = None) -> LiveSession:
         """Return a live session, as it is after the channel of `hearing` is heard. Raises `Refused` (session_ended)."""
@@ -87,14 +89,14 @@ class LiveSessions:
         self, asked: Sequence[tuple[SessionId, asyncio.Future[bool] | None]]
     ) -> Sequence[LiveSession | Exception]:
         await self._broker.heard(hearing for _, hearing in asked if hearing is not None)
-        found = await live_sessions(self._pool, [session for session, _ in asked])
+        found = await live_sessions(self._pool, [session for session, _ in asked], next(self._reads))
         return [found.get(session) or Refused(ErrorCode.SESSION_ENDED) for session, _ in asked]
 
     async def look_again(self, members: Members, sessions: Sequence[SessionId]) -> None:
         """Read sessions that are connected here again, and act on what changed."""
         if not sessions:
             return
-        found = await live_sessions(self._pool, list(sessions))
+        found = await live_sessions(self._pool, list(sessions), next(self._reads))
         for session in sessions:
             for connection in members.of_session(session):
                 self.apply(connection, found.get(session))
@@ -105,9 +107,11 @@ class LiveSessions:
         assert session is not None
         if (code := ended_code(live)) is not None:
             connection.close(code)
-        elif live is not None and live.person_last >= session.as_of:  # reads may overtake one another
+        # Readings may overtake one another, and what others do, such as a block, is no event of the person.
+        elif live is not None and live.person_last >= session.as_of and live.read >= session.read:
             before = _rights(session)
             session.as_of = live.person_last
+            session.read = live.read
             session.role = live.role
             session.tier = live.subscription.tier
             session.anonymous = live.anonymous
@@ -267,6 +271,7 @@ def session_of(node: Node, live: LiveSession, expires_at: float) -> Session:
         passes=live.passes,
         hidden=live.hidden,
         muted=live.muted,
+        read=live.read,
     )
 
 

@@ -164,9 +164,10 @@ PARTS = (
 
 
 class LiveSession(Struct, frozen=True, kw_only=True):
-    """What a session is right now. `person_last` is the offset of the newest event of its person at the same moment.
+    """What a session is right now, by the reading `read` of the node.
 
-    `pushed` is up to which of them its device was pushed what it says; None where it has none.
+    `person_last` is the offset of the newest event of its person at the same moment; `pushed` is up to which of them its device was
+    pushed what it says, None where it has none.
     """
 
     id: SessionId
@@ -184,6 +185,7 @@ class LiveSession(Struct, frozen=True, kw_only=True):
     pushed: int | None = None
     hidden: frozenset[UserId] = frozenset()
     muted: frozenset[UserId] = frozenset()
+    read: int = 0
 
 
 class Outcome(Enum):
@@ -206,11 +208,14 @@ class Family(Struct, frozen=True):
     successor: bytes
 
 
-async def live_sessions(pool: Pool, ids: Sequence[SessionId]) -> dict[SessionId, LiveSession]:
-    """Read sessions in one statement; those that were never there are missing in the answer."""
+async def live_sessions(pool: Pool, ids: Sequence[SessionId], read: int) -> dict[SessionId, LiveSession]:
+    """Read sessions in one statement; those that were never there are missing in the answer.
+
+    `read` numbers the readings of a node, in the order in which they begin.
+    """
     async with answering(pool) as connection:
         rows = await connection.fetch(LIVE_SESSIONS, ids)
-    return {row["id"]: _live(row) for row in rows}
+    return {row["id"]: _live(row, read) for row in rows}
 
 
 async def open_session(
@@ -342,7 +347,7 @@ def _device(sealer: Sealer, row: asyncpg.Record) -> str:
     return row["device"] if sealed is None else sealer.open(DEVICE, row["id"], sealed)
 
 
-def _live(row: asyncpg.Record) -> LiveSession:
+def _live(row: asyncpg.Record, read: int) -> LiveSession:
     return LiveSession(
         id=row["id"],
         user_id=row["user_id"],
@@ -359,4 +364,5 @@ def _live(row: asyncpg.Record) -> LiveSession:
         pushed=row["pushed"],
         hidden=frozenset(row["hidden"]),
         muted=frozenset(row["muted"]),
+        read=read,
     )

@@ -264,7 +264,7 @@ async def test_a_change_while_a_room_is_opened_counts(
 
 
 async def test_an_older_reading_of_a_session_changes_nothing(two: Meeting) -> None:
-    """Two reads may overtake one another; what was read before the newest event is dropped."""
+    """Two reads may overtake one another; what was read before the newest event, or by an earlier reading, is dropped."""
     ada = await two.guest()
     node = two.sites[0].node
     await two.come(ada, two.sites[0])
@@ -276,6 +276,12 @@ async def test_an_older_reading_of_a_session_changes_nothing(two: Meeting) -> No
     await until(lambda: session.tier == Tier.PREMIUM_MONTHLY)
     node.sessions.apply(connection, older)
     assert session.tier == Tier.PREMIUM_MONTHLY
+    before = await node.sessions.find(session.id)
+    bo = await two.guest("Bo")
+    await two.pool.execute("insert into blocks (blocker_id, blocked_id) values ($1, $2)", bo.user, ada.user)
+    await node.sessions.look_again(node.hub.members, [session.id])
+    node.sessions.apply(connection, before)
+    assert session.hidden == {bo.user}, "of what others have done there is no event"
 
 
 async def test_a_refused_door_takes_no_time(two: Meeting) -> None:

@@ -220,9 +220,9 @@ async def test_the_sweep_reads_a_few_at_a_time(
     monkeypatch.setattr("server.session.AT_ONCE", 2)
     read: list[int] = []
 
-    async def noted(pool: Pool, ids: Sequence[SessionId]) -> dict[SessionId, LiveSession]:
+    async def noted(pool: Pool, ids: Sequence[SessionId], number: int) -> dict[SessionId, LiveSession]:
         read.append(len(ids))
-        return await live_sessions(pool, ids)
+        return await live_sessions(pool, ids, number)
 
     async with hosting(database_url, valkey.url, pool) as host:
         crowd = [await visit(host, f"visitor {number}") for number in range(5)]

@@ -29,6 +29,7 @@ class Session:
         "masks",
         "muted",
         "passes",
+        "read",
         "role",
         "tier",
         "user",
@@ -50,6 +51,7 @@ class Session:
         passes: frozenset[RoomId] = frozenset(),
         hidden: frozenset[UserId] = frozenset(),
         muted: frozenset[UserId] = frozenset(),
+        read: int = 0,
     ) -> None:
         self.id = session
         self.user = user
@@ -60,6 +62,8 @@ class Session:
         """When the access token ends, in loop time."""
         self.as_of = as_of
         """The offset of the person's newest event when this was read: what was read before it is older."""
+        self.read = read
+        """Which of the node's readings this is: what an earlier one has found is older."""
         self.warned = False
         self.passes = passes
         """Exclusive rooms that are open to this person."""
