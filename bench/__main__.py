@@ -22,6 +22,7 @@ from bench import (
     http,
     idle,
     mix,
+    notify,
     overload,
     peers,
     presence,
@@ -40,7 +41,21 @@ from bench.result import Result, described, read, write
 from bench.roomlog import Unexpected
 from bench.turns import Turns, lock_option
 
-SCENARIOS = (fanout, chat, reactions, presence, connects, storm, idle, http, mix, overload, slow, soak)
+SCENARIOS = (
+    fanout,
+    chat,
+    reactions,
+    presence,
+    connects,
+    storm,
+    idle,
+    http,
+    mix,
+    notify,
+    overload,
+    slow,
+    soak,
+)
 """Modules with a `Question` and an ``ask(question, ground)``; the docstring of each is its question in words."""
 
 RESULTS = Path(__file__).with_name("results")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -56,6 +56,8 @@ class Party:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.house = House(plan.addresses, plan.subprotocol, plan.source)
+        self.guest: Callable[[House, Seat], Visitor] = Visitor
+        """What makes a visitor."""
         self.visitors: list[Visitor] = []
         self._pulses_before: dict[int, int] = {}
 
@@ -68,7 +70,7 @@ class Party:
         """Bring in the next `count` (all, if None); return how many are here."""
         first = len(self.visitors)
         seats = self.plan.seats[first:] if count is None else self.plan.seats[first : first + count]
-        newcomers = [Visitor(self.house, seat) for seat in seats]
+        newcomers = [self.guest(self.house, seat) for seat in seats]
         self.visitors += newcomers
         gate = asyncio.Semaphore(self.plan.at_once)
 

@@ -6,7 +6,21 @@ from typing import Literal
 
 import pytest
 
-from bench import chat, connects, fanout, http, idle, mix, overload, presence, reactions, slow, soak, storm
+from bench import (
+    chat,
+    connects,
+    fanout,
+    http,
+    idle,
+    mix,
+    notify,
+    overload,
+    presence,
+    reactions,
+    slow,
+    soak,
+    storm,
+)
 from bench.ground import Ground
 
 
@@ -117,6 +131,17 @@ def test_whoever_behaves_misses_nothing(ground: Ground) -> None:
         assert result.value(name) == 0, name
     assert result.value("lines begun") == result.value("lines acknowledged") > 0
     assert result.value("rooms resumed") > 0
+
+
+@pytest.mark.parametrize(("to", "rate"), [("one", 30), ("all", 4)])
+def test_every_device_is_told_everything_once(ground: Ground, to: Literal["one", "all"], rate: float) -> None:
+    """Twelve people with two devices each: what happens to them comes to both, and nothing is lost or comes twice."""
+    question = notify.Question(people=12, devices=2, to=to, rate=rate, seconds=1.0, warmup=0.5)
+    result = notify.ask(question, ground)
+    assert (result.value("lost"), result.value("twice")) == (0, 0)
+    assert result.value("caused") == rate * 1.5
+    assert result.curves[0].count == (30 * 2 if to == "one" else 4 * 12 * 2)
+    assert result.value("CPU per notice, server") > 0
 
 
 def test_twice_as_much_as_was_carried(ground: Ground) -> None:
