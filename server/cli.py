@@ -250,7 +250,10 @@ def payments() -> None:
 )
 @click.option("--data-dir", help="Folder of the embedded stores.")
 def reconcile(*, days: float, data_dir: str | None) -> None:
-    """Repair what was missed of the payment provider's words. It is done every night, too; twice is once."""
+    """Repair what was missed of the payment provider's words. It is done every night, too; twice is once.
+
+    The server need not be stopped for this.
+    """
     from server.process import operating, serving
 
     try:

@@ -191,21 +191,22 @@ async def reconcile_nightly(node: Node, job: Reconcile) -> None:  # noqa: ARG001
 async def reconcile(node: Node, cards: Cards, *, days: float) -> Reconciled:
     """Take the events of the last `days` that were missed, then the present state of every subscription.
 
-    The events serve the domains that live on them; for subscriptions alone their states would do. Raises `Refused`.
+    The events serve the domains that live on them; for subscriptions alone their states would do. They are taken page by page, the
+    newest page first, because any order of them has the same end. Raises `Refused`.
     """
     found = Reconciled()
     changed: set[UserId] = set()
-    events = [event async for event in cards.events(int(time.time() - days * DAY))]
-    for event in reversed(events):
-        try:
-            told = await take(node, event)
-        except Refused as refused:
-            if refused.code is not ErrorCode.INVALID:
-                raise
-            continue  # it was logged; the others are not to wait for it
-        if told is not None:
-            found.missed += 1
-            changed |= {one.user for one in told}
+    async for page in cards.events(int(time.time() - days * DAY)):
+        for event in reversed(page):
+            try:
+                told = await take(node, event)
+            except Refused as refused:
+                if refused.code is not ErrorCode.INVALID:
+                    raise
+                continue  # it was logged; the others are not to wait for it
+            if told is not None:
+                found.missed += 1
+                changed |= {one.user for one in told}
     asked = now()
     async for subscription in cards.subscriptions():
         found.looked_at += 1

@@ -440,6 +440,24 @@ async def test_states_alone_repair_it(open_shop: Shop) -> None:
     await open_shop.stands(ada, *PAID)
 
 
+async def test_no_more_than_a_page_is_held(open_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much was missed: a page of it is taken before the next one is asked for."""
+    open_shop.stand_in.deliveries.lost = True
+    for _ in range(250):
+        open_shop.stand_in.ledger.tell("customer.created", {"object": "customer"})
+    steps: list[str] = []
+
+    async def noted(node: Any, event: Any) -> Any:
+        steps.append(str(sum(one == "GET /v1/events" for one in open_shop.stand_in.api.asked)))
+        return await take(node, event)
+
+    monkeypatch.setattr(domain, "take", noted)
+    node = open_shop.sites[0].node
+    assert node.cards is not None
+    assert (await reconcile(node, node.cards, days=1)).missed == 250
+    assert "".join(steps) == "1" * 100 + "2" * 100 + "3" * 50
+
+
 async def test_the_nightly_job_reconciles(open_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """With four days of events; and where nothing is paid it does nothing."""
     asked: list[float] = []

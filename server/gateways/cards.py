@@ -151,8 +151,8 @@ class Cards(Protocol):
     def subscriptions(self) -> AsyncIterator[SubscriptionObject]:
         """Yield every subscription as it is now, those that are over too."""
 
-    def events(self, since: int) -> AsyncIterator[PaymentEvent]:
-        """Yield what happened since a moment (seconds since 1970), the newest first."""
+    def events(self, since: int) -> AsyncIterator[list[PaymentEvent]]:
+        """Yield what happened since a moment (seconds since 1970) in pages, the newest first."""
 
     async def aclose(self) -> None:
         """Let go of the connections."""

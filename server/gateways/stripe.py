@@ -27,6 +27,7 @@ from storage.payment_objects import (
     InvoicePaymentObject,
     PaymentEvent,
     SubscriptionObject,
+    read_event,
 )
 from storage.payouts import Transfer
 
@@ -292,7 +293,7 @@ class StripeCards:
                 return
             after = {"starting_after": page.data[-1].id}
 
-    async def events(self, since: int) -> AsyncIterator[PaymentEvent]:
+    async def events(self, since: int) -> AsyncIterator[list[PaymentEvent]]:
         """See `Cards`."""
         after: dict[str, str] = {}
         while True:
@@ -301,8 +302,7 @@ class StripeCards:
                     {"created": {"gte": since}, "limit": PAGE, **after}
                 )
             )
-            for one in page.data:
-                yield msgspec.json.decode(msgspec.json.encode(one.to_dict()), type=PaymentEvent)
+            yield [read_event(msgspec.json.encode(one.to_dict())) for one in page.data]
             if not page.has_more:
                 return
             after = {"starting_after": page.data[-1].id}

@@ -125,7 +125,7 @@ def compare_payments(settings: Settings, days: float) -> Reconciled:
     """Compare everything that is paid with the payment provider. Raises `CannotStart`."""
 
     async def compare() -> Reconciled:
-        async with stores(settings) as (completed, folder):
+        async with stores(settings, running=True) as (completed, folder):
             await migrated(completed)
             async with pretending(completed, None if settings.database_url else folder) as paid:
                 node = await Node.open(paid)

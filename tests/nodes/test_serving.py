@@ -114,6 +114,11 @@ def test_a_second_server_on_the_folder_is_told_so(folder: Path) -> None:
             f"The data folder {folder / '.looprooms'} is in use by another server, process {server.process.pid}; "
             "stop that one, or name another folder with --data-dir.\n"
         )
+        beside = looprooms(folder, "payments", "reconcile")
+        assert (beside.returncode, beside.stdout) == (
+            0,
+            "0 events were missed, 0 subscriptions looked at, 0 people stand anew.\n",
+        )
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

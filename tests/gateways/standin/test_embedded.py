@@ -28,6 +28,17 @@ async def test_an_embedded_run_has_a_stand_in(tmp_path: Path) -> None:
     assert (tmp_path / "standin.json").exists()
 
 
+async def test_beside_one_that_runs(tmp_path: Path) -> None:
+    """A command finds it, and asks it; when it has ended the next one is another."""
+    async with pretending(Settings(), tmp_path) as first:
+        for _ in range(2):
+            async with pretending(Settings(), tmp_path) as beside:
+                assert beside.stripe_api_base == first.stripe_api_base
+                assert (beside.stripe_secret_key, beside.pretends) == (PRETEND_KEY, True)
+    async with pretending(Settings(), tmp_path) as later:
+        assert len(later.stripe_webhook_secret) == len(first.stripe_webhook_secret)
+
+
 async def test_nobody_else_has_one(tmp_path: Path) -> None:
     """With a key of Stripe, or with a Postgres of one's own, nothing is pretended."""
     paid = Settings(stripe_secret_key="sk_live_x", stripe_webhook_secret="whsec_x")
