@@ -498,7 +498,7 @@ async def test_fcm_hangs(place: Place) -> None:
     place.fcm.answering.clear()
     for site in place.town.sites:
         assert site.node.push is not None
-        site.node.push._outside._seconds = 0.3
+        site.node.push._outside.gate.seconds = 0.3
     failed = counts(place).failed
     await place.happen(ada.id)
     await until(lambda: counts(place).failed > failed)

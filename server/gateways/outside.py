@@ -1,12 +1,11 @@
-"""Calls over HTTP to a service that is not ours: each has a deadline, few are under way, and a breaker spares the rest.
+"""Calls over HTTP to a service that is not ours.
 
-Who hangs costs `SECONDS` and one of `TOGETHER` places, nobody else anything: those who find all places and the queue taken are
-told so at once. Only addresses of the settings are asked; no redirect is followed, and no answer is larger than `MOST_BYTES`.
+It is called through its `gate`. Only addresses of the settings are asked; no redirect is followed, and no answer is larger than
+`MOST_BYTES`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Mapping
@@ -18,16 +17,12 @@ import httpx2
 import msgspec
 from msgspec import Struct
 
-from server.gateways.breaker import Breaker
+from server.gateways.gate import Gate, Unanswered
 
 # At INFO it logs the URL of each request, and what stands in one is nobody's business.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 
-_LOGGER = logging.getLogger("looprooms.outside")
-
 SECONDS: Final = 5.0
-TOGETHER: Final = 8
-WAITING: Final = 64
 MOST_BYTES: Final = 262144
 LONGEST_WAIT: Final = 3600.0
 """A service that asks to be left alone for longer is asked again after this."""
@@ -66,12 +61,9 @@ class Outside:
         *,
         seconds: float = SECONDS,
     ) -> None:
-        self._name = name
         self._client = client
-        self._seconds = seconds
-        self._places = asyncio.Semaphore(TOGETHER)
-        self._waiting = 0
-        self.breaker = Breaker(name, clock)
+        self.gate = Gate(name, clock, seconds=seconds)
+        self.breaker = self.gate.breaker
         self.asked = 0
 
     async def get(self, url: str) -> Answer:
@@ -96,36 +88,20 @@ class Outside:
         content: bytes | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> Answer:
-        self.breaker.ask()
-        if self._waiting >= WAITING:
-            self.breaker.left()
-            raise self.breaker.refused()
-        self._waiting += 1
-        outcome = self.breaker.left
-        try:
-            async with asyncio.timeout(self._seconds):
-                async with self._places:
-                    self.asked += 1
-                    request = self._client.build_request(
-                        method,
-                        url,
-                        data=data,
-                        content=content,
-                        headers={"accept": "application/json", **headers},
-                    )
-                    answer = await self._sent(request)
-            outcome = self.breaker.worked if answer.status < 500 else self.breaker.failed
-        except (TimeoutError, httpx2.HTTPError) as error:
-            outcome = self.breaker.failed
-            _LOGGER.warning("%s does not answer: %s", self._name, type(error).__name__)
-            raise self.breaker.refused() from None
-        finally:
-            self._waiting -= 1
-            outcome()
-        if answer.status >= 500:
-            _LOGGER.warning("%s does not answer: status %d", self._name, answer.status)
-            raise self.breaker.refused(answer.retry_after or 1.0)
-        return answer
+        async def call() -> Answer:
+            self.asked += 1
+            request = self._client.build_request(
+                method, url, data=data, content=content, headers={"accept": "application/json", **headers}
+            )
+            try:
+                answer = await self._sent(request)
+            except httpx2.HTTPError as error:
+                raise Unanswered(type(error).__name__) from None
+            if answer.status >= 500:
+                raise Unanswered(f"status {answer.status}", after=answer.retry_after or 1.0)
+            return answer
+
+        return await self.gate.ask(call)
 
     async def _sent(self, request: httpx2.Request) -> Answer:
         response = await self._client.send(request, stream=True)

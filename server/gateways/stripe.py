@@ -14,8 +14,8 @@ import msgspec
 
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
-from server.gateways.breaker import Breaker
 from server.gateways.cards import CheckoutPage, Declined, Gone, NotAtHand, Order, PassOrder, TransferOrder
+from server.gateways.gate import TOGETHER, Gate, Unanswered
 from server.gateways.outside import authorities
 from server.plans import CURRENCY, Plan
 from server.settings import Settings
@@ -40,10 +40,6 @@ _LOGGER = logging.getLogger("looprooms.stripe")
 # At INFO it logs the address of each request, and ids of customers stand in them.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 
-TOGETHER: Final = 8
-"""Calls under way at a time."""
-WAITING: Final = 64
-"""Calls that may wait for a place; the next is told to come again."""
 PAGE: Final = 100
 RETRIES: Final = 1
 DECLINED: Final = ("insufficient_capabilities_for_transfer", "account_invalid", "transfers_not_allowed")
@@ -71,10 +67,9 @@ class StripeCards:
             limits=httpx2.Limits(max_connections=TOGETHER),
         )
         self._library: asyncio.Task[StripeClient] | None = None
-        self._places = asyncio.Semaphore(TOGETHER)
-        self._waiting = 0
         self._prices: dict[str, str] = {}
-        self.breaker = Breaker("The payment provider", clock)
+        self.gate = Gate("The payment provider", clock, seconds=self._seconds)
+        self.breaker = self.gate.breaker
 
     @property
     def away(self) -> bool:
@@ -349,50 +344,37 @@ class StripeCards:
 
     async def _ask(self, call: Callable[[StripeClient], Awaitable[AnswerT]]) -> AnswerT:
         """Ask once, within the deadline. Raises `Refused` (unavailable, key_reused), `Gone`, `Declined` and `NotAtHand`."""
-        self.breaker.ask()
-        if self._waiting >= WAITING:
-            self.breaker.left()
-            raise self.breaker.refused()
-        self._waiting += 1
-        outcome = self.breaker.left
-        try:
-            async with asyncio.timeout(self._seconds):
-                client = await self._client()
-                async with self._places:
-                    answer = await call(client)
-            outcome = self.breaker.worked
-        except TimeoutError:
-            outcome = self.breaker.failed
-            _LOGGER.warning("Stripe does not answer within %g s", self._seconds)
-            raise self.breaker.refused() from None
-        except Exception as error:  # noqa: BLE001 - what is none of Stripe's is raised again
-            refused, worked = self._meaning(error)
-            outcome = self.breaker.worked if worked else self.breaker.failed
-            raise refused from None
-        finally:
-            self._waiting -= 1
-            outcome()
+
+        async def asking() -> AnswerT | Exception:
+            client = await self._client()
+            try:
+                return await call(client)
+            except Exception as error:  # noqa: BLE001 - what is none of Stripe's is raised again
+                return self._meaning(error)
+
+        answer = await self.gate.ask(asking)
+        if isinstance(answer, Exception):
+            raise answer
         return answer
 
-    def _meaning(self, error: Exception) -> tuple[Exception, bool]:
-        """Return what an error of the library is to the caller, and whether Stripe works. Raises what is a bug of ours."""
+    def _meaning(self, error: Exception) -> Exception:
+        """Return what an error of the library is to the caller. Raises `Unanswered`, and what is a bug of ours."""
         stripe = importlib.import_module("stripe")
         if isinstance(error, stripe.IdempotencyError):
-            return Refused(ErrorCode.KEY_REUSED), True
+            return Refused(ErrorCode.KEY_REUSED)
         if isinstance(error, stripe.InvalidRequestError):
             if error.code == "resource_missing":
-                return Gone(), True
+                return Gone()
             if error.code in DECLINED:
-                return Declined(error.code), True
+                return Declined(error.code)
             if error.code == "balance_insufficient":
-                return NotAtHand(), True
+                return NotAtHand()
             raise error
         if isinstance(error, stripe.AuthenticationError | stripe.PermissionError):
             _LOGGER.error("Stripe does not take our key: %s", error.code)
-            return self.breaker.refused(after=60.0), False
+            raise Unanswered("it does not take our key", after=60.0)
         if isinstance(error, stripe.StripeError):
-            _LOGGER.warning("Stripe does not answer: %s, status %s", type(error).__name__, error.http_status)
-            return self.breaker.refused(), False
+            raise Unanswered(f"{type(error).__name__}, status {error.http_status}")
         raise error
 
     async def _client(self) -> StripeClient:

@@ -11,7 +11,8 @@ import httpx2
 import pytest
 
 from protocol.refusals import ErrorCode, Refused
-from server.gateways.outside import MOST_BYTES, TOGETHER, WAITING, Outside
+from server.gateways.gate import TOGETHER, WAITING
+from server.gateways.outside import MOST_BYTES, Outside
 
 SECONDS = 0.5
 

@@ -25,8 +25,9 @@ from server.gateways.cards import (
     TransferOrder,
     open_cards,
 )
+from server.gateways.gate import TOGETHER, WAITING
 from server.gateways.standin.standin import Trouble
-from server.gateways.stripe import TOGETHER, WAITING, StripeCards
+from server.gateways.stripe import StripeCards
 from server.plans import plans
 from server.settings import Settings
 from tests.gateways.standin.booth import KEY, Booth

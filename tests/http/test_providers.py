@@ -353,7 +353,7 @@ async def test_a_provider_that_hangs(world: World) -> None:
     """Sign-ins at it are told after the deadline, later ones at once; nobody else notices, health does not even ask."""
     google = world.site.node.providers.find("google")
     outside = google._outside
-    outside._seconds = 0.3
+    outside.gate.seconds = 0.3
     world.google.answering.clear()
     tokens = [world.google.id_token(Someone(f"{number}"), nonce="x") for number in range(20)]
     hanging = asyncio.gather(
