@@ -240,6 +240,25 @@ def payments() -> None:
     """Payments, as an operator sees them."""
 
 
+@main.command()
+@click.option(
+    "--retry",
+    is_flag=True,
+    help="Try what is not paid again now. What Stripe said no to waits a day, though.",
+)
+@click.option("--data-dir", help="Folder of the embedded stores.")
+def payouts(*, retry: bool, data_dir: str | None) -> None:
+    """Show which payouts to creators wait or were declined, and why, who can't be paid, and what was paid."""
+    from server.process import operating, serving
+
+    try:
+        said = operating.look_at_payouts(_loaded({"data_dir": data_dir}).settings, retry=retry)
+    except serving.CannotStart as reason:
+        _give_up(str(reason))
+    for line in said or ["Nobody is to be paid, and nobody was."]:
+        click.echo(line)
+
+
 @payments.command()
 @click.option(
     "--days",

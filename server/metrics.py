@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -127,6 +127,7 @@ class _NodeCollector(Collector):
             "1 while the payment provider is left alone, because it does not answer.",
             int(node.cards is not None and node.cards.away),
         )
+        yield from self._money()
         uploads = node.uploads
         yield self._counter("uploads", "Uploads that were finished here, by kind.", uploads.finished, "kind")
         yield self._counter(
@@ -167,6 +168,40 @@ class _NodeCollector(Collector):
             "room",
         )
 
+    def _money(self) -> Iterator[Metric]:
+        node = self._node
+        yield self._counter(
+            "webhooks",
+            "What the payment provider has sent to this node, by the kind of object, and what became of it.",
+            node.webhooks,
+            ("kind", "outcome"),
+        )
+        yield self._gauge(
+            "payouts",
+            "Payouts by their state, over all nodes, lately; blocked are creators who have earned enough and can't be paid.",
+            node.payouts.by_state,
+            "state",
+        )
+        gates = {one.name: one.gate for one in node.providers.all()}
+        gates |= {"stripe": node.cards.gate} if node.cards is not None else {}
+        gates |= {"fcm": node.push.gate} if node.push is not None else {}
+        yield self._gauge(
+            "outside_away",
+            "1 while a service outside is left alone, because it does not answer.",
+            {service: int(gate.breaker.open) for service, gate in gates.items()},
+            "service",
+        )
+        yield self._counter(
+            "outside_calls",
+            "Calls of this node to services outside: answered, failed, or spared because they are left alone or have enough to do.",
+            {
+                (service, outcome): count
+                for service, gate in gates.items()
+                for outcome, count in gate.outcomes.items()
+            },
+            ("service", "outcome"),
+        )
+
     def _statements(self) -> HistogramMetricFamily:
         times = self._node.statement_times
         family = HistogramMetricFamily(
@@ -201,14 +236,27 @@ class _NodeCollector(Collector):
         return self._filled(GaugeMetricFamily(f"looprooms_{name}", meaning), values, label)
 
     def _counter(
-        self, name: str, meaning: str, values: float | Mapping[str, float], label: str = ""
+        self,
+        name: str,
+        meaning: str,
+        values: float | Mapping[str, float] | Mapping[tuple[str, str], float],
+        label: str | tuple[str, ...] = "",
     ) -> CounterMetricFamily:
         return self._filled(CounterMetricFamily(f"looprooms_{name}", meaning), values, label)
 
-    def _filled(self, family: FamilyT, values: float | Mapping[str, float], label: str) -> FamilyT:
-        """Give a family its value, or one for each value of `label`."""
-        series = values if isinstance(values, Mapping) else {"": values}
+    def _filled(
+        self,
+        family: FamilyT,
+        values: float | Mapping[str, float] | Mapping[tuple[str, str], float],
+        label: str | tuple[str, ...],
+    ) -> FamilyT:
+        """Give a family its value, or one for each value of `label`; of several labels, for each of their values together."""
+        series: Mapping[Any, float] = values if isinstance(values, Mapping) else {(): values}
+        names = (label,) if isinstance(label, str) else label
         for name, value in series.items():
-            labels = {"node": self._name, **({label: name} if label else {})}
+            labels = {
+                "node": self._name,
+                **dict(zip(names, (name,) if isinstance(name, str) else name, strict=False)),
+            }
             family.add_sample(family.name + ("_total" if family.type == "counter" else ""), labels, value)
         return family

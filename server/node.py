@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,6 @@ from server import identities as _identity_jobs  # noqa: F401 - and its jobs
 from server import letters as _letters  # noqa: F401 - importing them registers what sends them
 from server import moderation as _moderation_handlers  # noqa: F401 - the same
 from server import notifications as _notifications  # noqa: F401 - the same
-from server import payouts as _payouts  # noqa: F401 - the same
 from server import privacy as _privacy_jobs  # noqa: F401 - and its jobs
 from server import push as _push  # noqa: F401 - and what pushes them
 from server import relations as _relation_handlers  # noqa: F401 - the same
@@ -52,6 +52,7 @@ from server.jobs import Jobs
 from server.limits import Quotas
 from server.media import Uploads
 from server.passes import PassExpiry
+from server.payouts import PayoutCounts
 from server.people import Faces
 from server.person_events import PersonEvents, is_channel
 from server.postage import Postage
@@ -110,6 +111,7 @@ class Node:
     room_watch: RoomWatch
     previews: Previews
     cards: Cards | None
+    payouts: PayoutCounts
     expiry: Expiry
     engagement: EngagementCounter
     chat: ChatWriter
@@ -136,6 +138,8 @@ class Node:
         """Events that were replayed to clients who came back."""
         self.snapshots = 0
         """Positions that could not be taken up by a replay."""
+        self.webhooks: Counter[tuple[str, str]] = Counter()
+        """What the payment provider has sent, by the kind of object and by what became of it."""
         self._background: list[asyncio.Task[Any]] = []
 
     @classmethod
@@ -189,6 +193,7 @@ class Node:
         node.catalogue = Catalogue(pool, sealer, loop)
         node.room_watch = RoomWatch(node)
         node.cards = open_cards(settings)
+        node.payouts = PayoutCounts(node)
         node.push = open_push(settings, loop.time)
         node.acknowledged = Acknowledged(pool)
         node.expiry = Expiry(node)
@@ -216,6 +221,7 @@ class Node:
             partial(node.sessions.run, node.hub.members),
             node.objects.run,
             node.room_watch.run,
+            node.payouts.run,
             node._keep_house,
             partial(seal_in_background, pool, sealer),
         ):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Final
 
+from protocol.refusals import Refused
 from server.gateways.cards import Declined, Gone, NotAtHand, TransferOrder
 from server.jobs import DAY, GiveUp, TryAgain, performs
 from server.payments import Taking, takes
@@ -14,7 +17,6 @@ from storage.jobs import Job, Periodic
 from storage.payment_objects import AccountObject, TransferObject
 from storage.payouts import ANEW_HOURS, PayCreator, TakeBack, Transfer
 from storage.pools import months
-from storage.postgres.pool import answering
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -24,6 +26,7 @@ _LOGGER = logging.getLogger("looprooms.payouts")
 
 ASK_SECONDS: Final = 30.0
 """How long after it was looked for, and noted, a transfer is asked for: of the hours after which a payout is begun anew the least part."""
+COUNT_SECONDS: Final = 60.0
 NOT_AT_HAND: Final = "balance_insufficient"
 """Why a payout waits: what was paid is not at hand yet. The provider's own word, which an operator finds in its documents."""
 
@@ -68,10 +71,29 @@ async def pay_creators(node: Node, job: PayCreators) -> None:  # noqa: ARG001 - 
 
 async def enqueue_payouts(node: Node, period: str) -> None:
     """Have everyone paid who is to be paid, as their payout of a month."""
-    due = await payouts.due(node.stores.pool, period, node.settings.payout_cents_least)
-    async with answering(node.stores.pool) as connection, connection.transaction():
-        for one in due:
-            await jobs.enqueue(connection, one, key=f"{one.creator} {one.period}")
+    await payouts.enqueue_due(node.stores.pool, period, node.settings.payout_cents_least)
+
+
+class PayoutCounts:
+    """How many payouts there are by their state, over all nodes, as read lately."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.by_state: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Read it every `COUNT_SECONDS`, for ever."""
+        while True:
+            with contextlib.suppress(Refused):
+                await self.count()
+            await asyncio.sleep(COUNT_SECONDS)
+
+    async def count(self) -> None:
+        """Read it now. Raises `Refused`."""
+        pool = self._node.stores.pool
+        counted = {one.name: one.payouts for one in await payouts.states(pool)}
+        counted["blocked"] = len(await payouts.blocked(pool, self._node.settings.payout_cents_least))
+        self.by_state = dict.fromkeys(("begun", "declined", "paid", "blocked"), 0) | counted
 
 
 @performs(PayCreator, attempts=100, backoff=60.0)
@@ -85,6 +107,8 @@ async def pay(node: Node, job: PayCreator) -> None:
         return
     transfer = await node.cards.transferred(payout.name)
     if transfer is None:
+        if payout.wait:
+            raise TryAgain(NOT_AT_HAND, after=payout.wait)
         until = node.cards.clock() + ASK_SECONDS
         order = TransferOrder(cents=payout.cents, account=payout.account, name=payout.name, until=until)
         if not await payouts.ask(pool, payout):

@@ -152,6 +152,10 @@ with revived as (
 select count(*) from revived
 """
 
+HASTEN = """
+update jobs set run_at = now() where kind = $1 and not running and died_at is null
+"""
+
 NOTIFY = """
 select pg_notify($1, '')
 """
@@ -317,6 +321,13 @@ async def revive(pool: Pool, kind: str) -> int:
         revived: int = await connection.fetchval(REVIVE, kind)
         await connection.execute(NOTIFY, CHANNEL)
     return revived
+
+
+async def hasten(pool: Pool, kind: str) -> None:
+    """Have the jobs of a kind that wait for another try tried now."""
+    async with answering(pool) as connection:
+        await connection.execute(HASTEN, kind)
+        await connection.execute(NOTIFY, CHANNEL)
 
 
 async def forget_dead(pool: Pool, after: float) -> None:

@@ -77,8 +77,31 @@ select account, payable, user_id is null as gone from creators where id = $1 for
 
 FIND = f"""
 select attempt, cents, account, state, transfer,
-    coalesce(asked_at > clock_timestamp() - make_interval(hours => {ANEW_HOURS}), false) as fresh
+    case when reason is null then 0 else greatest(0, coalesce(
+        extract(epoch from asked_at + make_interval(hours => {ANEW_HOURS}) - clock_timestamp()), 0
+    )) end::float8 as wait
 from payouts where payee_id = $1 and period = $2
+"""
+
+STATES = """
+select state, count(*) as payouts, sum(cents)::bigint as cents from payouts group by state
+"""
+
+# Creators who have earned enough, and can't be paid.
+BLOCKED = """
+select c.account, -sum(e.cents)::bigint as cents
+from creators c join ledger_entries e on e.account = 'earnings:' || c.id
+where not c.payable and (c.user_id is not null or c.account is not null)
+group by c.id having -sum(e.cents) >= $1 order by c.id
+"""
+
+OPEN = """
+select period, cents, account, state, reason, (extract(epoch from now() - begun_at))::bigint as age
+from payouts where state <> 'paid' order by period, payee_id
+"""
+
+PAID = """
+select period, count(*) as payouts, sum(cents)::bigint as cents from payouts where state = 'paid' group by period order by period
 """
 
 OTHER_DECLINED = """
@@ -136,13 +159,14 @@ class Account(Struct, frozen=True):
 
 
 class Payout(Struct, frozen=True):
-    """A payout that has begun: its money is set aside."""
+    """A payout that has begun: its money is set aside. The provider has said no, and says nothing else for `wait` seconds."""
 
     creator: UUID
     period: str
     attempt: int
     cents: int
     account: str
+    wait: float = 0.0
 
     @property
     def name(self) -> str:
@@ -177,6 +201,56 @@ def payout_of(name: str) -> tuple[UUID, str] | None:
     """Return the creator and the month of a payout's name; None when it is none."""
     match = _NAME.fullmatch(name)
     return None if match is None else (UUID(match[1]), match[2])
+
+
+class Unpaid(Struct, frozen=True):
+    """A payout that is not done: `begun`, or `declined`; and why, in the provider's word. It began `age` seconds ago."""
+
+    period: str
+    cents: int
+    account: str
+    state: str
+    reason: str | None
+    age: int
+
+
+class Sum(Struct, frozen=True):
+    """Payouts of one month, or in one state."""
+
+    name: str
+    payouts: int
+    cents: int
+
+
+class Blocked(Struct, frozen=True):
+    """A creator who has earned enough and can't be paid: without an account, or with one that takes nothing."""
+
+    account: str | None
+    cents: int
+
+
+async def states(pool: Pool) -> list[Sum]:
+    """Sum up payouts by their state."""
+    async with answering(pool) as connection:
+        return [Sum(*row.values()) for row in await connection.fetch(STATES)]
+
+
+async def blocked(pool: Pool, least: int) -> list[Blocked]:
+    """List who has earned at least so many cents and can't be paid."""
+    async with answering(pool) as connection:
+        return [Blocked(*row.values()) for row in await connection.fetch(BLOCKED, least)]
+
+
+async def unpaid(pool: Pool) -> list[Unpaid]:
+    """List the payouts that are not done, by month."""
+    async with answering(pool) as connection:
+        return [Unpaid(*row.values()) for row in await connection.fetch(OPEN)]
+
+
+async def paid(pool: Pool) -> list[Sum]:
+    """Sum up what was paid, by month."""
+    async with answering(pool) as connection:
+        return [Sum(*row.values()) for row in await connection.fetch(PAID)]
 
 
 async def account_of(pool: Pool, user: UserId) -> Account:
@@ -216,6 +290,15 @@ async def due(pool: Pool, period: str, least: int) -> list[PayCreator]:
     return [PayCreator(creator=row["id"], period=row["period"]) for row in rows]
 
 
+async def enqueue_due(pool: Pool, period: str, least: int) -> int:
+    """Enqueue what is to be done for a month; return how many payouts that are."""
+    wanted = await due(pool, period, least)
+    async with answering(pool) as connection, connection.transaction():
+        for one in wanted:
+            await enqueue(connection, one, key=f"{one.creator} {one.period}")
+    return len(wanted)
+
+
 async def begin(pool: Pool, creator: UUID, period: str, least: int) -> Payout | None:
     """Set aside what a creator is to be paid, or find the payout that has begun. None when there is nothing to do."""
     async with answering(pool) as connection, connection.transaction():
@@ -224,8 +307,8 @@ async def begin(pool: Pool, creator: UUID, period: str, least: int) -> Payout | 
             return None
         row = await connection.fetchrow(FIND, creator, period)
         if row is not None and row["state"] == "begun":
-            return Payout(creator, period, row["attempt"], row["cents"], row["account"])
-        if row is not None and (row["state"] == "paid" or row["fresh"]):
+            return Payout(creator, period, row["attempt"], row["cents"], row["account"], row["wait"])
+        if row is not None and (row["state"] == "paid" or row["wait"]):
             return None
         if not who["payable"] or who["account"] is None:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,6 +14,7 @@ from protocol.refusals import ErrorCode, Refused
 from server.gateways.cards import NotAtHand, TransferOrder
 from server.gateways.standin.standin import Trouble
 from server.payouts import enqueue_payouts
+from server.process.operating import told_of_payouts
 from storage import payouts, statements
 from storage.ledger import Booking, book, earnings
 from storage.payouts import Payout, Transfer
@@ -233,6 +235,55 @@ async def test_what_is_not_at_hand_yet(back: Backstage) -> None:
     await paid(back)
     assert [transfer["amount"] for transfer in transfers(back)] == [5000]
     assert await back.sums() == {}
+
+
+async def test_what_an_operator_sees(back: Backstage) -> None:
+    """Who can't be paid, what waits or was declined and why, what has failed for good, and what was paid; and it is tried again."""
+    pool, node = back.shop.pool, back.shop.sites[0].node
+    await earn(back, 5000)
+
+    async def told(*, retry: bool = False) -> list[str]:
+        await node.payouts.count()
+        said = await told_of_payouts(pool, node.settings.payout_cents_least, retry=retry)
+        return [re.sub("acct_[0-9a-f]+", "acct_x", line) for line in said]
+
+    assert await told() == ["50.00 USD earned, no account yet"]
+    assert node.payouts.by_state == {"begun": 0, "declined": 0, "paid": 0, "blocked": 1}
+    account = await onboard(back)
+    assert await told() == []
+    account["capabilities"] = {"transfers": "inactive"}
+    await paid(back)
+    assert await told() == [
+        f"{MONTH} 50.00 USD to acct_x: declined 0 h ago, insufficient_capabilities_for_transfer",
+        "50.00 USD earned, acct_x takes nothing",
+    ]
+    assert node.payouts.by_state == {"begun": 0, "declined": 1, "paid": 0, "blocked": 1}
+    back.shop.stand_in.connect.onboard(account)
+    await eventually(lambda: payable(back))
+    (top_up,) = back.shop.stand_in.ledger.all("topup")
+    top_up["amount"] = 0
+    await a_day_passes(back)
+    assert (await told(retry=True))[0] == "1 are tried now, by a server that runs"
+    waits = f"{MONTH} 50.00 USD to acct_x: begun 0 h ago, balance_insufficient"
+    await eventually(lambda: _says(told, waits))
+    top_up["amount"] = 5000
+    asked = back.shop.stand_in.api.asked
+    tries = asked.count("POST /v1/transfers")
+    await told(retry=True)
+    job = "select count(*) from jobs where kind = 'payouts.pay' and run_at > now() + interval '20 hours'"
+    await eventually(lambda: pool.fetchval(job))
+    assert asked.count("POST /v1/transfers") == tries, "a no is not asked for again within a day"
+    await pool.execute("update jobs set died_at = now(), reason = 'a bug' where kind = 'payouts.pay'")
+    assert await told() == [waits, "1 failed for good: a bug"]
+    await a_day_passes(back)
+    await told(retry=True)
+    await eventually(lambda: _says(told, f"{MONTH} 50.00 USD paid to 1"))
+    assert node.payouts.by_state == {"begun": 0, "declined": 0, "paid": 1, "blocked": 0}
+    assert len(transfers(back)) == 1
+
+
+async def _says(told: Callable[[], Awaitable[list[str]]], line: str) -> bool:
+    return line in await told()
 
 
 async def account_of(back: Backstage) -> str:

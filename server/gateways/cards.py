@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from protocol.envelope import RoomId, UserId
 from protocol.refusals import ErrorCode, Refused
+from server.gateways.gate import Gate
 from server.plans import Plan
 from server.settings import Settings
 from storage.payment_objects import PaymentEvent, SubscriptionObject
@@ -93,6 +94,10 @@ class Cards(Protocol):
     @property
     def away(self) -> bool:
         """Whether it is left alone for a while, because it does not answer."""
+
+    @property
+    def gate(self) -> Gate:
+        """Through which it is asked."""
 
     def clock(self) -> float:
         """Return the moment, in seconds of a clock that only goes forward."""

@@ -43,7 +43,7 @@ class Gate:
         self._places = asyncio.Semaphore(TOGETHER)
         self._waiting = 0
         self.breaker = Breaker(name, clock)
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter(answered=0, failed=0, spared=0)
         """What became of calls: ``answered``, ``failed``, or ``spared`` because it was left alone or had enough to do."""
 
     async def ask(self, call: Callable[[], Awaitable[AnswerT]]) -> AnswerT:

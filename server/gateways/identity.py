@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Struct
 
 from protocol.refusals import ErrorCode, Refused
+from server.gateways.gate import Gate
 from server.gateways.jwks import ProviderKeys
 from server.gateways.outside import Answer, Outside, authorities
 from server.settings import Settings
@@ -103,6 +104,11 @@ class Provider(ABC):
     def away(self) -> bool:
         """Whether it is left alone for now, because it does not answer."""
         return self._outside.breaker.open
+
+    @property
+    def gate(self) -> Gate:
+        """Through which it is asked."""
+        return self._outside.gate
 
     def authorize_url(self, *, redirect_uri: str, state: str, nonce: str, challenge: str) -> str:
         """Return where a browser is sent to sign in. `challenge` is the SHA-256 of a secret that the trade will show."""

@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Struct
 
 from protocol.refusals import ErrorCode, Refused
+from server.gateways.gate import Gate
 from server.gateways.outside import Answer, Outside, authorities
 from server.settings import Settings
 
@@ -114,6 +115,11 @@ class Fcm:
     def away(self) -> bool:
         """Whether it is left alone for now, because it does not answer, has asked for it, or does not take us."""
         return self._outside.breaker.open or self._clock() < self._alone_until
+
+    @property
+    def gate(self) -> Gate:
+        """Through which it is asked."""
+        return self._outside.gate
 
     async def send(self, token: str, push: Push) -> None:
         """Have FCM push to a device. Raises `Unregistered`, `Unfit` and `Refused` (unavailable)."""

@@ -20,11 +20,11 @@ from server.gateways.cards import Cards, CheckoutPage, Gone, Order, check_signat
 from server.http.callers import REFUSALS, caller_of
 from server.http.checkouts import page_for
 from server.http.endpoint import JSON, Endpoint, Link, Parameter, read_body
-from server.payments import take
+from server.payments import TAKERS, take
 from server.plans import Plan, plans
 from storage import subscriptions
 from storage.checkouts import Want, thing_of
-from storage.payment_objects import read_event
+from storage.payment_objects import PaymentEvent, read_event
 from storage.redis.limits import Limit
 
 if TYPE_CHECKING:
@@ -135,17 +135,30 @@ class Payments:
         self._cards()
         body = await read_body(request, most=MOST_WEBHOOK_BYTES)
         header = request.headers.get("stripe-signature", "")
-        check_signature(body, header, self._node.settings.stripe_webhook_secret, time.time())
+        kind = "unknown"
+        outcome = "failed"
         try:
-            event = read_event(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise Refused(ErrorCode.MALFORMED, "Send an event of the payment provider.") from None
-        await take(self._node, event)
+            check_signature(body, header, self._node.settings.stripe_webhook_secret, time.time())
+            event = _read(body)
+            kind = event.about if event.about in TAKERS else "other"
+            outcome = "again" if await take(self._node, event) is None else "taken"
+        except Refused as refused:
+            outcome = refused.code
+            raise
+        finally:
+            self._node.webhooks[kind, outcome] += 1
 
     def _cards(self) -> Cards:
         if self._node.cards is None:
             raise Refused(ErrorCode.PAYMENTS_OFF)
         return self._node.cards
+
+
+def _read(body: bytes) -> PaymentEvent:
+    try:
+        return read_event(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise Refused(ErrorCode.MALFORMED, "Send an event of the payment provider.") from None
 
 
 def endpoints(payments: Payments) -> list[Endpoint]:

@@ -6,6 +6,7 @@ Where it is said, the embedded stores may be those of a server that runs.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,14 +18,16 @@ from server.emails import normalised_email
 from server.gateways.standin.embedded import pretending
 from server.node import Node
 from server.person_events import publish_once
+from server.plans import CURRENCY
 from server.process.keys import SEALING_KEYS, put_first
 from server.process.keys import new_key as make_key
 from server.process.serving import CannotStart, migrated, run, seed, stores
 from server.resealing import seal_all, told
 from server.settings import Settings, variable
 from server.subscriptions import Reconciled, reconcile
-from storage import jobs, waitlist
+from storage import jobs, payouts, waitlist
 from storage.moderation import set_role
+from storage.pools import months
 from storage.postgres.pool import Pool, open_pool
 from storage.resealing import fields_by_key
 from storage.sealing import open_sealer
@@ -141,6 +144,47 @@ def compare_payments(settings: Settings, days: float) -> Reconciled:
                     await node.aclose()
 
     return run(compare())
+
+
+def look_at_payouts(settings: Settings, *, retry: bool) -> list[str]:
+    """Have what is not paid tried again, if wanted; say which payouts wait, were declined, are blocked or done. Raises `CannotStart`."""
+
+    async def look() -> list[str]:
+        async with (
+            stores(settings, redis=False, running=True) as (completed, _),
+            database(completed, "payouts") as pool,
+        ):
+            return await told_of_payouts(pool, completed.payout_cents_least, retry=retry)
+
+    return run(look())
+
+
+async def told_of_payouts(pool: Pool, least: int, *, retry: bool) -> list[str]:
+    """See `look_at_payouts`. The provider's ids are what an operator finds creators by; names are not told."""
+    said = []
+    kind = jobs.kind_of(payouts.PayCreator)
+    if retry:
+        await jobs.revive(pool, kind)
+        number = await payouts.enqueue_due(pool, months(time.time(), 1)[0], least)
+        await jobs.hasten(pool, kind)
+        said.append(f"{number} are tried now, by a server that runs")
+    said += [
+        f"{one.period} {_dollars(one.cents)} to {one.account}: {one.state} {one.age // 3600} h ago, "
+        f"{one.reason or 'under way'}"
+        for one in await payouts.unpaid(pool)
+    ]
+    said += [
+        f"{_dollars(one.cents)} earned, {f'{one.account} takes nothing' if one.account else 'no account yet'}"
+        for one in await payouts.blocked(pool, least)
+    ]
+    said += [f"{one.jobs} failed for good: {one.reason}" for one in await jobs.dead(pool) if one.kind == kind]
+    return said + [
+        f"{one.name} {_dollars(one.cents)} paid to {one.payouts}" for one in await payouts.paid(pool)
+    ]
+
+
+def _dollars(cents: int) -> str:
+    return f"{cents / 100:.2f} {CURRENCY.upper()}"
 
 
 def look_at_jobs(settings: Settings, retry: str | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -187,6 +188,9 @@ async def test_a_provider_that_does_not_answer(open_shop: Shop) -> None:
     cards = open_shop.sites[0].node.cards
     assert isinstance(cards, StripeCards)
     assert cards.breaker.open
+    metrics = (await open_shop.sites[0].client.get("/metrics")).text
+    assert re.search(r'outside_away\{node="\w+",service="stripe"\} 1', metrics)
+    assert re.search(r'outside_calls_total\{node="\w+",outcome="failed",service="stripe"\} 3', metrics)
     for path in ("/health/ready", "/health/live", "/payments/plans", "/metrics"):
         assert (await open_shop.sites[0].client.get(path)).status_code == 200
     assert (await open_shop.ask(ada, "GET", "/payments/subscription")).status_code == 200
@@ -247,6 +251,14 @@ async def test_only_what_is_signed_is_believed(open_shop: Shop) -> None:
     other = signature(body, "whsec_other", now).partition(",")[2]
     assert (await hook(open_shop, body, f"{good},{other}")).status_code == 204
     await open_shop.stands(ada, "PREMIUM_MONTHLY", "TRIAL", "trial")
+    assert (await hook(open_shop, body, good)).status_code == 204
+    metrics = (await open_shop.sites[0].client.get("/metrics")).text
+    counted = re.findall(r'webhooks_total\{kind="(\w+)",node="\w+",outcome="(\w+)"\} (\d+)', metrics)
+    assert sorted(counted) == [
+        ("subscription", "again", "1"),
+        ("subscription", "taken", "1"),
+        ("unknown", "signature_refused", "6"),
+    ]
 
 
 @pytest.mark.parametrize(
