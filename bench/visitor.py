@@ -21,6 +21,7 @@ from protocol.chat import ChatLine, ChatRemoval, ChatRevision
 from protocol.codec import CODECS
 from protocol.contract import AnyReply
 from protocol.envelope import Answer, Command, Error, Event, RoomId
+from protocol.feed import FeedOpened, FeedPulse, FeedRemoval, FeedVybe
 from protocol.presence import RoomPulse
 from protocol.reactions import Reaction
 from protocol.rooms import JoinRoom, LeaveRoom, RoomJoined, RoomLeft
@@ -86,9 +87,11 @@ class Visitor(asyncio.Protocol):
         "_positions",
         "_transport",
         "_welcome",
+        "feed",
         "inside",
         "keys",
         "online",
+        "opened_at",
         "pulses",
         "seat",
         "told",
@@ -100,6 +103,10 @@ class Visitor(asyncio.Protocol):
         self.keys = secrets.token_hex(8)
         self.inside: dict[RoomId, str] = {}
         """The rooms that one is in, with their slugs."""
+        self.feed: int | None = None
+        """The offset up to which one has everything of the feed, told or counted; None while it is not open."""
+        self.opened_at = 0
+        """The offset at which one has opened it."""
         self.pulses = 0
         self.online = 0
         self.told: dict[Reaction, int] = {}
@@ -273,6 +280,8 @@ class Visitor(asyncio.Protocol):
         if isinstance(message, RoomPulse):
             self.pulses += 1
             self._told(message)
+        elif isinstance(message, (FeedVybe, FeedRemoval, FeedPulse)):
+            self._fed(message)
         elif isinstance(message, (ChatLine, ChatRevision, ChatRemoval)):
             self._next(message.room, message.offset)
             if isinstance(message, ChatLine):
@@ -283,6 +292,29 @@ class Visitor(asyncio.Protocol):
                     self._house.timed("arrival" if said_at >= self._came_at else "caught up", said_at)
         else:
             self._house.counts[type(message).__name__] += 1
+
+    def _fed(self, message: FeedVybe | FeedRemoval | FeedPulse) -> None:
+        house, last = self._house, self.feed
+        if isinstance(message, FeedPulse):
+            house.counts["feed pulses"] += 1
+            house.counts["changes counted"] += message.new
+            if not message.new:
+                return
+            begins = message.offset - message.new
+        else:
+            house.counts["changes told"] += 1
+            begins = message.offset - 1
+            if isinstance(message, FeedVybe):
+                _, _, due = message.vybe.text.partition(" due ")
+                if due:
+                    house.timed("sight", int(due.split(" ", 1)[0]))
+        if last is None:
+            house.counts["of a feed that is not open"] += 1
+        elif begins > last:
+            house.counts["missed"] += begins - last
+        elif begins < last:
+            house.counts["twice"] += last - begins
+        self.feed = message.offset
 
     def _next(self, room: RoomId, offset: int) -> None:
         last = self._positions.get(room)
@@ -319,6 +351,8 @@ class Visitor(asyncio.Protocol):
             return
         if isinstance(message, RoomJoined):  # now, because the next line may follow in the same read
             self._enter(message)
+        elif isinstance(message, FeedOpened):
+            self.feed = self.opened_at = message.offset
         elif isinstance(message, RoomLeft):
             self.inside.pop(message.room, None)
             self._positions.pop(message.room, None)

@@ -8,6 +8,8 @@ import msgspec
 
 from protocol import (
     chat,
+    comments,
+    feed,
     media,
     moderation,
     notifications,
@@ -19,6 +21,7 @@ from protocol import (
     rooms,
     session,
     subscriptions,
+    vybes,
 )
 from protocol.envelope import Answer, Command, Error, Event
 
@@ -37,6 +40,9 @@ AnyCommand = Union[  # noqa: UP007
     notifications.Commands,
     people.Commands,
     relations.Commands,
+    vybes.Commands,
+    comments.Commands,
+    feed.Commands,
 ]
 AnyAnswer = Union[  # noqa: UP007
     session.Answers,
@@ -50,6 +56,9 @@ AnyAnswer = Union[  # noqa: UP007
     notifications.Answers,
     people.Answers,
     relations.Answers,
+    vybes.Answers,
+    comments.Answers,
+    feed.Answers,
     Error,
 ]
 AnyEvent = Union[  # noqa: UP007
@@ -64,6 +73,9 @@ AnyEvent = Union[  # noqa: UP007
     people.Events,
     relations.Events,
     media.Events,
+    vybes.Events,
+    comments.Events,
+    feed.Events,
 ]
 AnyReply = Union[AnyAnswer, AnyEvent]  # noqa: UP007
 

@@ -22,6 +22,8 @@ UserId = NewType("UserId", UUID)
 SessionId = NewType("SessionId", UUID)
 RoomId = NewType("RoomId", UUID)
 LineId = NewType("LineId", UUID)
+VybeId = NewType("VybeId", UUID)
+CommentId = NewType("CommentId", UUID)
 
 Epoch = NewType("Epoch", str)
 """Which history an offset belongs to. It changes when the database is restored, so an old offset is never trusted."""

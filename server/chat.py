@@ -91,7 +91,7 @@ class ChatHistory:
         """See `server.hub.subscriptions.History`."""
         return await chat.positions(self._pool, rooms)
 
-    def renewed(self, old: Packet, change: Packet) -> Packet:
+    def renewed(self, room: RoomId, old: Packet, change: Packet) -> Packet:  # noqa: ARG002 - the line knows it
         """See `server.hub.subscriptions.History`. A line that was removed has no further change, so `old` is a revision."""
         now = _lines.decode(change.of_json)
         return change_packet(ChatRevision(room=now.room, offset=old.offset, line=now.line), now.line)

@@ -66,6 +66,7 @@ class _NodeCollector(Collector):
         )
         yield self._gauge("loop_lag_seconds", "How late the event loop was lately.", hub.wheel.lag)
         yield self._gauge("gc_pause_worst_seconds", "Longest garbage collection so far.", node.garbage.worst)
+        yield self._gauge("feeds", "Connections that have the feed open.", len(node.feed))
         yield self._gauge("commits_waiting", "Chat lines that wait for a commit.", len(node.chat.gather))
         for name, meaning, value in (
             ("gc_pause_seconds", "Seconds spent in garbage collections.", node.garbage.seconds),
@@ -114,6 +115,10 @@ class _NodeCollector(Collector):
                 node.pushes.spared,
             ),
             ("push_devices_lost", "Devices that it did not know any more.", node.pushes.devices_lost),
+            ("vybes", "Vybes committed or found committed.", node.vybes.gather.items),
+            ("comments", "Comments committed or found committed.", node.comments.gather.items),
+            ("feed_pulses", "Times that open feeds were told something.", node.feed.pulses),
+            ("feed_told_whole", "Changes that open feeds were told as they are.", node.feed.told_whole),
             ("sessions_admitted", "New sessions let in.", node.admission.admitted),
             ("sessions_resumed", "Returning sessions let in.", node.admission.resumed),
             ("sessions_refused", "Sessions told to come back later.", node.admission.refused),

@@ -31,13 +31,17 @@ from server import relations as _relation_handlers  # noqa: F401 - the same
 from server import sales as _sales  # noqa: F401 - what takes the provider's events of them
 from server.addresses import Addresses
 from server.chat import ChatHistory, ChatWriter
+from server.comments import Comments
 from server.door import Door
 from server.engagement import EngagementCounter
+from server.feed import CHANNEL as FEED_CHANNEL
+from server.feed import FEED, Feed
 from server.gateways.cards import Cards, open_cards
 from server.gateways.identity import Providers
 from server.gateways.mail import Mailer, open_mailer
 from server.gateways.objects import Objects, open_objects
 from server.gateways.push import Fcm, open_push
+from server.histories import Histories
 from server.http.app import create_app
 from server.http.connection import HttpConnection
 from server.hub.admission import Admission
@@ -68,6 +72,7 @@ from server.session import CHANNEL, Announcements, Changed, LiveSessions, greet
 from server.settings import Settings
 from server.subscriptions import Expiry
 from server.tokens import Tokens
+from server.vybes import Vybes
 from storage import Stores, person_events
 from storage.chat import prune_keys
 from storage.postgres.pool import database_epoch, open_pool
@@ -116,6 +121,9 @@ class Node:
     engagement: EngagementCounter
     chat: ChatWriter
     reactions: ReactionWriter
+    vybes: Vybes
+    comments: Comments
+    feed: Feed
     jobs: Jobs
     mailer: Mailer
     postage: Postage
@@ -168,13 +176,16 @@ class Node:
             node._background.append(loop.create_task(for_life(key_file.run)))
         node.providers = Providers(settings, loop.time)
         node.presence = PresenceTracker(node.id, node.stores, settings, emit=node._pulse)
+        node.comments = Comments(node)
+        node.vybes = Vybes(node)
+        node.feed = Feed(node)
         node.subscriptions = Subscriptions(
             node.hub,
             broker,
-            ChatHistory(pool),
+            Histories(ChatHistory(pool), node.comments),
             window=settings.replay_window,
             opened=node.presence.open,
-            closed=node.presence.close,
+            closed=node._closed,
             changed=node.presence.receive,
             idle=node.presence.idle,
         )
@@ -218,6 +229,8 @@ class Node:
             PassExpiry(node).run,
             node.engagement.run,
             node.presence.run,
+            node.vybes.run,
+            node.feed.run,
             partial(node.sessions.run, node.hub.members),
             node.objects.run,
             node.room_watch.run,
@@ -238,6 +251,8 @@ class Node:
         await self.jobs.aclose()
         await self.chat.gather.drain()
         await self.reactions.gather.drain()
+        await self.vybes.gather.drain()
+        await self.comments.gather.drain()
         await self.previews.gather.drain()
         for task in self._background:
             task.cancel()
@@ -274,10 +289,14 @@ class Node:
         unveiled = [
             room.id
             for room in list(connection.rooms.values())
-            if self.hub.veil(connection, room, session.veil(room.id))
+            if room.id != FEED
+            and self.hub.veil(connection, room, session.veil(room.id))
+            and room.id in session.faces
         ]
         if unveiled:  # among them may be one whose host is not there any more for this person
             self.announcements.look(Changed(rooms=unveiled))
+        self.vybes.reconsider(connection)
+        self.feed.reconsider(connection)
 
     async def apart(self, users: Sequence[UserId]) -> None:
         """Have the sessions of people read again who see more or less of each other: here before it returns, elsewhere soon."""
@@ -294,10 +313,16 @@ class Node:
     def _received(self, channel: str, publication: bytes) -> None:
         if channel == CHANNEL:
             self.announcements.received(publication)
+        elif channel == FEED_CHANNEL:
+            self.feed.received(publication)
         elif is_channel(channel):
             self.person_events.received(channel, publication)
         else:
             self.subscriptions.received(channel, publication)
+
+    def _closed(self, room: RoomId) -> None:
+        self.presence.close(room)
+        self.comments.forget(room)
 
     def _left(self, connection: Connection, room: Room, *, at_once: bool) -> None:
         self.previews.leave(connection, room.id)
@@ -309,13 +334,16 @@ class Node:
             self.hub.tell(active, pulse, Kind.PULSE)
 
     def _refresh(self, connection: Connection, room: RoomId) -> None:
-        if (active := connection.rooms.get(room)) is not None:
+        if room == FEED:
+            self.feed.refresh(connection)
+        elif (active := connection.rooms.get(room)) is not None:
             connection.send(RoomPulse(room=room, state=seen_state(self, connection, active)))
 
     def _restored(self) -> None:
         self.subscriptions.restored()
         self.person_events.restored()
         self.presence.restored()
+        self.feed.restored()
 
     async def _keep_house(self) -> None:
         while True:

@@ -10,6 +10,7 @@ from protocol.envelope import RoomId
 from protocol.reactions import TargetKind
 from server.jobs import DAY, performs
 from storage import notifications
+from storage.comments import erase
 from storage.departures import Departure, erase_lines, remove_person, settle_left, void_accounts
 from storage.jobs import Periodic
 from storage.presence import Count
@@ -67,10 +68,13 @@ async def clear_away(node: Node, job: Departure) -> None:
         await asyncio.sleep(PAUSE_SECONDS)
     while await notifications.forget_doings(pool, job.user, DOINGS):
         pass
+    while removed := await erase(pool, job.user, LINES):
+        node.comments.tell_removed(removed)
+        await asyncio.sleep(PAUSE_SECONDS)
     while taken := await settle_left(pool, job.departure, REACTIONS):
         counts: defaultdict[RoomId, list[Count]] = defaultdict(list)
         for one in taken:
-            if one.target.kind is TargetKind.LOOPROOM:
+            if one.target.kind is not TargetKind.COMMENT:
                 counts[RoomId(one.target.id)].append(
                     Count(one.kind, -one.taken, one.total.total, one.total.revision)
                 )

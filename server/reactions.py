@@ -7,13 +7,14 @@ then learns of a batch once, here and at every other node: what was added of eac
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from msgspec import Struct
 
-from protocol.envelope import Person, RoomId, UserId
+from protocol.envelope import Answer, CommentId, Person, RoomId, UserId, VybeId
+from protocol.notifications import NotificationKind, Thing
 from protocol.reactions import (
     AddReaction,
     Reaction,
@@ -31,6 +32,7 @@ from server.hub.pulse import NAMED
 from server.presence import PresenceTracker
 from server.rooms import visible
 from storage import reactions
+from storage.notifications import NewNotice
 from storage.postgres.gather import Gather
 from storage.postgres.pool import Pool
 from storage.presence import Count
@@ -38,6 +40,9 @@ from storage.reactions import Settled, Wish
 
 if TYPE_CHECKING:
     from server.node import Node
+
+
+AnswerT = TypeVar("AnswerT", bound=Answer)
 
 
 class Wanted(Struct, frozen=True):
@@ -48,12 +53,26 @@ class Wanted(Struct, frozen=True):
     reaction: Reaction
     present: bool
     user: UserId | None = None
+    owner: UserId | None = None
+    """Whose the target is, if that is a person who is to be told."""
 
     @property
     def wish(self) -> Wish:
         """What is to be stored."""
         user = self.person.id if self.user is None else self.user
-        return Wish(self.target, user, self.reaction, self.present)
+        return Wish(self.target, user, self.reaction, self.present, self._notice(user))
+
+    def _notice(self, user: UserId) -> NewNotice | None:
+        if self.owner is None or not self.present:
+            return None
+        return NewNotice(
+            user=self.owner,
+            kind=NotificationKind.REACTION,
+            thing=Thing(kind=self.target.kind, id=self.target.id),
+            actor=user,
+            face=None if self.person.id == user else self.person,
+            outcome=self.reaction,
+        )
 
 
 class Outcome(Struct, frozen=True):
@@ -69,6 +88,8 @@ class ReactionWriter:
     def __init__(self, node: Node) -> None:
         self._pool: Pool = node.stores.pool
         self._presence: PresenceTracker = node.presence
+        self._feed = node.feed
+        self._person_events = node.person_events
         self.gather: Gather[Wanted, Outcome] = Gather(self._commit)
 
     async def settle(self, wanted: Wanted) -> Outcome:
@@ -82,6 +103,7 @@ class ReactionWriter:
         except BaseException:
             self._presence.recount.soon(rooms)  # it may have been committed all the same
             raise
+        self._person_events.publish(settled.told)
         self._tell(batch, settled)
         counts = {room: self._counts(room, settled) for room in rooms}
         return [
@@ -91,15 +113,20 @@ class ReactionWriter:
 
     def _tell(self, batch: Sequence[Wanted], settled: Settled) -> None:
         people = {(one.target.id, one.wish.user): one.person for one in batch}
+        kinds = {one.target.id: one.target.kind for one in batch}
         given = _newest(settled.given, people)
         withdrawn = _newest(settled.withdrawn, people)
         for target, totals in settled.totals.items():
+            if kinds[target] is TargetKind.COMMENT:
+                continue  # nobody is told of these: who lists comments sees them
             room = RoomId(target)
             counts = [
                 Count(kind, settled.added[target, kind], total.total, total.revision)
                 for kind, total in totals.items()
             ]
             self._presence.reacted(room, counts, given[room], withdrawn[room])
+            if kinds[target] is TargetKind.VYBE:
+                self._feed.reacted(VybeId(target), totals)
 
     def _counts(self, room: RoomId, settled: Settled) -> dict[Reaction, int]:
         """Return the newest totals that are known: another node's batch may have been told since this one was read."""
@@ -123,26 +150,26 @@ def _newest(
 
 @handles(AddReaction)
 def add(call: Call, command: AddReaction) -> Gathered[ReactionAdded] | Awaitable[ReactionAdded]:
-    """React to a room that one is in."""
+    """React to a room that one is in, to a vybe or a comment that one sees."""
+
+    def answer(outcome: Outcome) -> ReactionAdded:
+        return ReactionAdded(id=command.id, added=outcome.changed, counts=outcome.counts)
+
     if not _is_open(call, command.target):
-        return _refused(call, command.target)
-    return Gathered(
-        call.node.reactions.gather,
-        _wanted(call, command, present=True),
-        lambda outcome: ReactionAdded(id=command.id, added=outcome.changed, counts=outcome.counts),
-    )
+        return _elsewhere(call, command, answer, present=True)
+    return Gathered(call.node.reactions.gather, _wanted(call, command, present=True), answer)
 
 
 @handles(RemoveReaction)
 def remove(call: Call, command: RemoveReaction) -> Gathered[ReactionRemoved] | Awaitable[ReactionRemoved]:
     """Take a reaction back."""
+
+    def answer(outcome: Outcome) -> ReactionRemoved:
+        return ReactionRemoved(id=command.id, removed=outcome.changed, counts=outcome.counts)
+
     if not _is_open(call, command.target):
-        return _refused(call, command.target)
-    return Gathered(
-        call.node.reactions.gather,
-        _wanted(call, command, present=False),
-        lambda outcome: ReactionRemoved(id=command.id, removed=outcome.changed, counts=outcome.counts),
-    )
+        return _elsewhere(call, command, answer, present=False)
+    return Gathered(call.node.reactions.gather, _wanted(call, command, present=False), answer)
 
 
 def _wanted(call: Call, command: AddReaction | RemoveReaction, *, present: bool) -> Wanted:
@@ -152,12 +179,26 @@ def _wanted(call: Call, command: AddReaction | RemoveReaction, *, present: bool)
 
 def _is_open(call: Call, target: Target) -> bool:
     """Say whether a person may react to `target` now: a looproom that they are in."""
-    return target.kind is TargetKind.LOOPROOM and RoomId(target.id) in call.connection.rooms
+    return target.kind is TargetKind.LOOPROOM and RoomId(target.id) in call.session.faces
 
 
-async def _refused(call: Call, target: Target) -> NoReturn:
-    """Say why not. Raises `Refused`: not_found, not_in_room."""
-    if target.kind is not TargetKind.LOOPROOM:
-        raise Refused(ErrorCode.NOT_FOUND)
-    room = await call.node.catalogue.find(str(target.id))
-    raise Refused(ErrorCode.NOT_IN_ROOM if visible(room, call.session) else ErrorCode.NOT_FOUND)
+async def _elsewhere(
+    call: Call,
+    command: AddReaction | RemoveReaction,
+    answer: Callable[[Outcome], AnswerT],
+    *,
+    present: bool,
+) -> AnswerT:
+    """React to what is no room that one is in, if it may be seen. Raises `Refused`: not_found, not_in_room."""
+    target, node = command.target, call.node
+    if target.kind is TargetKind.LOOPROOM:
+        room = await node.catalogue.find(str(target.id))
+        raise Refused(ErrorCode.NOT_IN_ROOM if visible(room, call.session) else ErrorCode.NOT_FOUND)
+    if target.kind is TargetKind.VYBE:
+        sight = await node.vybes.see(call.session, vybe=VybeId(target.id))
+    else:
+        sight = await node.vybes.see(call.session, comment=CommentId(target.id))
+    face = node.vybes.mask(call.session, sight) or call.session.user
+    owner = sight.author if sight.commenter is None else sight.commenter
+    wanted = Wanted(face, target, command.reaction, present, call.session.user_id, owner)
+    return answer(await node.reactions.settle(wanted))

@@ -234,6 +234,7 @@ class Announcements:
                 self._node.hub.leave(connection, room, at_once=True)
             connection.close(CloseCode.SESSION_ENDED)
         self._node.faces.forget(user)
+        self._node.feed.left()
 
     async def _look_quietly(self, sessions: list[SessionId], changed: Changed) -> None:
         try:

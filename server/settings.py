@@ -283,6 +283,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pulse_seconds: Annotated[
         float, Meta(ge=0.005, le=10, description="Least time between two pulses of a busy room.")
     ] = 0.05
+    feed_pulse_seconds: Annotated[
+        float, Meta(ge=0.005, le=60, description="Least time between two pulses of a busy feed.")
+    ] = 0.05
     drain_seconds: Annotated[
         float, Meta(ge=0, le=600, description="Most time that a stopping node gives its clients.")
     ] = 20

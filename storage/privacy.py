@@ -22,6 +22,7 @@ from protocol.envelope import Milliseconds, UserId
 from storage import (
     chat,
     checkouts,
+    comments,
     devices,
     emails,
     engagement,
@@ -40,6 +41,7 @@ from storage import (
     rooms,
     session,
     subscriptions,
+    vybes,
 )
 from storage.jobs import Job, enqueue
 from storage.personal import Part
@@ -68,6 +70,8 @@ PARTS: Final[tuple[Part, ...]] = (
     *links.PARTS,
     *rooms.PARTS,
     *chat.PARTS,
+    *vybes.PARTS,
+    *comments.PARTS,
     *reactions.PARTS,
     *previews.PARTS,
     *engagement.PARTS,

@@ -18,17 +18,20 @@ from msgspec import Struct
 
 from protocol.envelope import UserId
 from protocol.reactions import Reaction, Target
+from storage.notifications import NewNotice, notify
+from storage.person_events import Told
 from storage.personal import Part
-from storage.postgres.pool import Pool, answering
+from storage.postgres.pool import Connection, Pool, answering
 
 
 class Wish(Struct, frozen=True):
-    """A person wants a reaction to be there, or not."""
+    """A person wants a reaction to be there, or not. Where it is given, `notice` is told to whose it is."""
 
     target: Target
     user: UserId
     reaction: Reaction
     present: bool
+    notice: NewNotice | None = None
 
 
 class Total(Struct, frozen=True):
@@ -47,7 +50,7 @@ _Key = tuple[int, int, Reaction]
 class Settled(Struct):
     """What came of a batch. `changed` is in the order of the wishes; a kind that has no total was never given.
 
-    `added` says by how much each total was moved; `given` and `withdrawn` are the wishes that moved it.
+    `added` says by how much each total was moved; `given` and `withdrawn` are the wishes that moved it. `told` is to be published.
     """
 
     changed: list[bool]
@@ -55,6 +58,7 @@ class Settled(Struct):
     added: Counter[tuple[UUID, Reaction]]
     given: list[Wish]
     withdrawn: list[Wish]
+    told: list[Told] = []
 
 
 SETTLE = """
@@ -116,24 +120,24 @@ select target_id, kind::text, total, revision from reaction_totals where target_
 
 
 async def settle(pool: Pool, wishes: Sequence[Wish]) -> Settled:
-    """Commit a batch of wishes in one statement.
+    """Commit a batch of wishes in one statement, and what is told of them with it.
 
     Raises `Refused` (unavailable), and then it may have been committed or not: wishing again tells.
     """
     keys = [_key(wish) for wish in wishes]
     last = dict(zip(keys, wishes, strict=True))
     final = list(last.values())
+    told: list[Told] = []
     async with answering(pool) as connection:
-        rows = await connection.fetch(
-            SETTLE,
-            range(len(final)),
-            [wish.target.id for wish in final],
-            [wish.target.kind for wish in final],
-            [wish.user for wish in final],
-            [wish.reaction for wish in final],
-            [wish.present for wish in final],
-        )
-    moved = [final[i] for row in rows if (i := row["i"]) is not None]
+        if any(wish.notice is not None for wish in final):
+            async with connection.transaction():
+                rows = await _settle(connection, final)
+                notices = [wish.notice for wish in _moved(final, rows) if wish.notice is not None]
+                if notices:
+                    told = await notify(connection, notices)
+        else:
+            rows = await _settle(connection, final)
+    moved = _moved(final, rows)
     given = [wish for wish in moved if wish.present]
     withdrawn = [wish for wish in moved if not wish.present]
     added: Counter[tuple[UUID, Reaction]] = Counter()
@@ -145,7 +149,25 @@ async def settle(pool: Pool, wishes: Sequence[Wish]) -> Settled:
         added=added,
         given=given,
         withdrawn=withdrawn,
+        told=told,
     )
+
+
+async def _settle(connection: Connection, final: Sequence[Wish]) -> list[asyncpg.Record]:
+    return await connection.fetch(
+        SETTLE,
+        range(len(final)),
+        [wish.target.id for wish in final],
+        [wish.target.kind for wish in final],
+        [wish.user for wish in final],
+        [wish.reaction for wish in final],
+        [wish.present for wish in final],
+    )
+
+
+def _moved(final: Sequence[Wish], rows: Sequence[asyncpg.Record]) -> list[Wish]:
+    """Return the wishes that changed something."""
+    return [final[row["i"]] for row in rows if row["i"] is not None]
 
 
 async def totals(pool: Pool, targets: Sequence[UUID]) -> dict[UUID, Totals]:

@@ -17,6 +17,8 @@ import pytest
 
 from protocol import (
     chat,
+    comments,
+    feed,
     media,
     moderation,
     notifications,
@@ -28,6 +30,7 @@ from protocol import (
     rooms,
     session,
     subscriptions,
+    vybes,
 )
 from protocol.codec import JSON, MSGPACK
 from protocol.contract import (
@@ -59,6 +62,9 @@ DOMAINS = (
     people,
     relations,
     media,
+    vybes,
+    comments,
+    feed,
 )
 
 

@@ -23,6 +23,7 @@ from protocol.notifications import NotificationKind, Thing, ThingKind
 from protocol.refusals import ErrorCode
 from storage.notifications import NewNotice, notify
 from tests.hosting import Host, make_room
+from tests.posting import VYBE, say_something
 from tests.standing import Standing
 from tests.visitors import Visitor, approach, arrive, visit
 
@@ -38,9 +39,9 @@ PEOPLE = (
     "blocker",
     "shunned",
 )
-"""Who has not said hello; a signed-in person who is not in the room; one who is; the author of the line; the room's host; the
-host of another room, here as a member; a moderator; somebody whom the host has blocked, and somebody who has blocked the host;
-and one who is in the room and whom the author of the line has blocked."""
+"""Who has not said hello; a signed-in person who is not in the room; one who is; the author of the line or the vybe; the room's
+host; the host of another room, here as a member; a moderator; somebody whom the host has blocked, and somebody who has blocked
+the host; and one who is in the room and whom the author of the line or the vybe has blocked."""
 
 MATRIX = """
 command           what     silent      outsider     member       author       host         elsewhere    moderator    blocked      blocker     shunned
@@ -97,6 +98,14 @@ reaction.add      unknown  hello_first not_found    not_found    not_found    no
 reaction.remove   here     hello_first not_in_room  ok           ok           ok           ok           ok           not_found    not_found   -
 reaction.remove   draft    hello_first not_found    not_found    not_found    not_in_room  not_found    not_in_room  not_found    not_found   -
 reaction.remove   unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found   -
+reaction.add      vybe     hello_first ok           ok           ok           ok           ok           ok           ok           ok           not_found
+reaction.add      private  hello_first not_found    not_found    ok           not_found    not_found    not_found    not_found    not_found    not_found
+reaction.add      comment  hello_first ok           ok           ok           ok           ok           ok           ok           ok           not_found
+reaction.add      no_vybe  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found    -
+reaction.remove   vybe     hello_first ok           ok           ok           ok           ok           ok           ok           ok           not_found
+reaction.remove   private  hello_first not_found    not_found    ok           not_found    not_found    not_found    not_found    not_found    not_found
+reaction.remove   comment  hello_first ok           ok           ok           ok           ok           ok           ok           ok           not_found
+reaction.remove   no_vybe  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found    -
 subscription.get  own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
 creator.apply     own      hello_first ok           ok           ok           forbidden    forbidden    forbidden    ok           ok          -
 creator.get       own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
@@ -140,6 +149,34 @@ notification.read unknown  hello_first not_found    not_found    not_found    no
 notification.settings own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
 device.register   own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
 device.forget     own      hello_first ok           ok           ok           ok           ok           ok           ok           ok          -
+vybe.get          public   hello_first ok           ok           ok           ok           ok           ok           ok           ok           not_found
+vybe.get          private  hello_first not_found    not_found    ok           not_found    not_found    not_found    not_found    not_found    not_found
+vybe.get          no_vybe  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found    -
+vybe.open         public   hello_first ok           ok           ok           ok           ok           ok           ok           ok           not_found
+vybe.open         private  hello_first not_found    not_found    ok           not_found    not_found    not_found    not_found    not_found    not_found
+vybe.open         no_vybe  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found    -
+vybe.share        public   hello_first ok           ok           ok           ok           ok           ok           ok           ok           not_found
+vybe.share        private  hello_first not_found    not_found    ok           not_found    not_found    not_found    not_found    not_found    not_found
+comment.list      public   hello_first ok           ok           ok           ok           ok           ok           ok           ok           not_found
+comment.list      private  hello_first not_found    not_found    ok           not_found    not_found    not_found    not_found    not_found    not_found
+comment.add       public   hello_first ok           ok           ok           ok           ok           ok           ok           ok           not_found
+comment.add       private  hello_first not_found    not_found    ok           not_found    not_found    not_found    not_found    not_found    not_found
+vybe.edit         public   hello_first not_found    not_found    ok           not_found    not_found    not_found    not_found    not_found    not_found
+vybe.edit         no_vybe  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found    -
+vybe.remove       public   hello_first not_found    not_found    ok           not_found    not_found    ok           not_found    not_found    not_found
+vybe.remove       private  hello_first not_found    not_found    ok           not_found    not_found    not_found    not_found    not_found    not_found
+vybe.remove       no_vybe  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found    -
+vybe.post         own      hello_first ok           ok           ok           ok           ok           ok           ok           ok           -
+vybe.post         draft    hello_first not_found    not_found    not_found    ok           not_found    ok           not_found    not_found    -
+vybe.list         foreign  hello_first ok           ok           ok           ok           ok           ok           ok           ok           -
+vybe.close        no_vybe  hello_first ok           ok           ok           ok           ok           ok           ok           ok           -
+comment.edit      comment  hello_first not_found    not_found    ok           not_found    not_found    not_found    not_found    not_found    not_found
+comment.edit      unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found    -
+comment.remove    comment  hello_first not_found    not_found    ok           not_found    not_found    ok           not_found    not_found    not_found
+comment.remove    unknown  hello_first not_found    not_found    not_found    not_found    not_found    not_found    not_found    not_found    -
+feed.list         own      hello_first ok           ok           ok           ok           ok           ok           ok           ok           -
+feed.open         own      hello_first ok           ok           ok           ok           ok           ok           ok           ok           -
+feed.close        own      hello_first ok           ok           ok           ok           ok           ok           ok           ok           -
 """
 
 UNDER_A_NAME = ("friend.request", "friend.accept")
@@ -161,6 +198,9 @@ class Scene:
     token: str
     application: str
     notification: str
+    vybe: str = ""
+    private: str = ""
+    comment: str = ""
 
 
 def _in(room: Callable[[Scene], object], **fields: Any) -> Callable[[Scene], dict[str, Any]]:
@@ -184,14 +224,29 @@ def _lines(**fields: Any) -> dict[str, Callable[[Scene], dict[str, Any]]]:
 
 
 def _targets() -> dict[str, Callable[[Scene], dict[str, Any]]]:
-    def target(room: object) -> dict[str, Any]:
-        return {"target": {"kind": "looproom", "id": str(room)}, "reaction": "HEART"}
+    def target(what: object, kind: str = "looproom") -> dict[str, Any]:
+        return {"target": {"kind": kind, "id": str(what)}, "reaction": "HEART"}
 
     return {
         "here": lambda scene: target(scene.room),
         "draft": lambda scene: target(scene.draft),
         "unknown": lambda _: target(uuid4()),
+        "vybe": lambda scene: target(scene.vybe, "vybe"),
+        "private": lambda scene: target(scene.private, "vybe"),
+        "comment": lambda scene: target(scene.comment, "comment"),
+        "no_vybe": lambda _: target(uuid4(), "vybe"),
     }
+
+
+def _vybes(*about: str, **fields: Any) -> dict[str, Callable[[Scene], dict[str, Any]]]:
+    everything: dict[str, Callable[[Scene], dict[str, Any]]] = {
+        "public": lambda scene: {"vybe": scene.vybe, **fields},
+        "private": lambda scene: {"vybe": scene.private, **fields},
+        "no_vybe": lambda _: {"vybe": str(uuid4()), **fields},
+        "comment": lambda scene: {"comment": scene.comment, **fields},
+        "unknown": lambda _: {"comment": str(uuid4()), **fields},
+    }
+    return {what: everything[what] for what in about}
 
 
 def _people() -> dict[str, Callable[[Scene], dict[str, Any]]]:
@@ -244,6 +299,24 @@ FIELDS: dict[str, dict[str, Callable[[Scene], dict[str, Any]]]] = {
     "notification.settings": {"own": lambda _: {"settings": {"ways": {"reaction": "none"}}}},
     "device.register": {"own": lambda _: {"token": f"device-{uuid4()}"}},
     "device.forget": {"own": lambda _: {}},
+    "vybe.post": {
+        "own": lambda _: {**VYBE, "key": "k"},
+        "draft": lambda scene: {**VYBE, "key": "k", "looproom": str(scene.draft)},
+    },
+    "vybe.get": _vybes("public", "private", "no_vybe"),
+    "vybe.open": _vybes("public", "private", "no_vybe"),
+    "vybe.close": _vybes("no_vybe"),
+    "vybe.share": _vybes("public", "private", privacy="PUBLIC", key="k"),
+    "vybe.edit": _vybes("public", "no_vybe", text="otherwise"),
+    "vybe.remove": _vybes("public", "private", "no_vybe"),
+    "vybe.list": {"foreign": lambda _: {"author": str(uuid4())}},
+    "comment.add": _vybes("public", "private", text="well said", key="k"),
+    "comment.list": _vybes("public", "private"),
+    "comment.edit": _vybes("comment", "unknown", text="otherwise"),
+    "comment.remove": _vybes("comment", "unknown"),
+    "feed.list": {"own": lambda _: {}},
+    "feed.open": {"own": lambda _: {}},
+    "feed.close": {"own": lambda _: {}},
     "person.anonymous": {"own": lambda _: {"on": True}},
     "person.get": _people(),
     "person.block": {**_people(), **_lines()},
@@ -313,6 +386,12 @@ async def _scene(nodes: Standing, command: str, who: str) -> tuple[Scene, list[V
         scene.line = (await author.say(room, "a line"))["line"]["id"]
         scene.line_elsewhere = (await author.say(other, "a line elsewhere"))["line"]["id"]
         await author.call("room.leave", room=str(other))
+        if who == "shunned":
+            await author.call("person.block", person=actor.welcome["user"]["id"])
+    if command.startswith(("vybe.", "comment.", "reaction.")):
+        author = actor if who == "author" else await visit(node, "author")
+        company.append(author)
+        scene.vybe, scene.private, scene.comment = await say_something(author)
         if who == "shunned":
             await author.call("person.block", person=actor.welcome["user"]["id"])
     if command in ("hello", "token.refresh", "session.revoke", "creator.decide"):
@@ -434,9 +513,10 @@ async def test_who_is_out_is_out_of_everything(nodes: Standing, how: str, code: 
     scene.token = token
     visitor = await approach(nodes.north)
     visitor.connection.send({"type": "hello", "id": 1, "token": token})
-    for number, (command, what, _) in enumerate(rows(), 2):
+    for number, (command, about) in enumerate(FIELDS.items(), 2):
         if command != "hello":  # a second one is told that it is one
-            visitor.connection.send({"type": command, "id": number, **FIELDS[command][what](scene)})
+            fields = next(iter(about.values()))(scene)
+            visitor.connection.send({"type": command, "id": number, **fields})
     assert (await visitor.connection.gone).code == code
     # The form of a message is looked at before it is asked who sends it.
     answered = [message for message in visitor.heard if message.get("code") != ErrorCode.INVALID]

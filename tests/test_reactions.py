@@ -179,7 +179,12 @@ class Subject(Neighbour):
 
     def __init__(self, redis_url: str, pool: Pool) -> None:
         super().__init__(redis_url, pool)
-        node = SimpleNamespace(stores=SimpleNamespace(pool=pool), presence=self.presence)
+        node = SimpleNamespace(
+            stores=SimpleNamespace(pool=pool),
+            presence=self.presence,
+            feed=None,
+            person_events=SimpleNamespace(publish=list),
+        )
         self.reactions = ReactionWriter(cast("Node", node))
 
     async def add(self, person: Person, target: Target, reaction: Reaction = HEART) -> Outcome:

@@ -58,14 +58,15 @@ class Call:
         self.session = session
 
     def room(self, ref: RoomRef) -> Room:
-        """Return the room `ref` (slug or id), in which this connection is. Raises `Refused` (not_in_room)."""
+        """Return the room `ref` (slug or id), in which this connection is seen. Raises `Refused` (not_in_room)."""
         rooms = self.connection.rooms
-        if (by_slug := self.node.slugs.get(ref)) is not None and by_slug in rooms:
-            return rooms[by_slug]
         try:
-            return rooms[RoomId(UUID(ref))]
-        except (ValueError, KeyError):
+            room = self.node.slugs.get(ref) or RoomId(UUID(ref))
+        except ValueError:
             raise Refused(ErrorCode.NOT_IN_ROOM) from None
+        if room not in rooms or room not in self.session.faces:  # what one only looks at, one has no face in
+            raise Refused(ErrorCode.NOT_IN_ROOM)
+        return rooms[room]
 
     def member_of(self, ref: RoomRef) -> RoomId:
         """Return the id of the room `ref`, in which this connection is. Raises `Refused` (not_in_room)."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -50,8 +51,8 @@ class History(Protocol):
         """Return the last offset of each room."""
         ...
 
-    def renewed(self, old: Packet, change: Packet) -> Packet:
-        """Return what an older change is replayed as, now that `change` has changed the same event again."""
+    def renewed(self, room: RoomId, old: Packet, change: Packet) -> Packet:
+        """Return what an older change in a room is replayed as, now that `change` has changed the same event again."""
         ...
 
 
@@ -114,7 +115,7 @@ class Subscriptions:
         self._early[room] = []
         try:
             await self._broker.subscribe(channel_of(room))
-            replay = Replay(self._window, renew=self._history.renewed)
+            replay = Replay(self._window, renew=partial(self._history.renewed, room))
             replay.begin(*await self._history.begin(room))
             await self._opened(room)
         except BaseException:

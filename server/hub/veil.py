@@ -6,7 +6,7 @@ turn, and made anew once for all who see the same of it: nothing about a veil tr
 
 Whoever is hidden is known by whom others see: by their id, and by their pseudonym in this room. What they say has its offset in
 the history of the room like everything else, so it is there, as a line of somebody who has left for good: without text, and
-without author. Totals are everyone's, whoever is behind them.
+without author; a comment, as one that was removed. Totals are everyone's, whoever is behind them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from msgspec import Struct
 
 from protocol.chat import ChatLine, ChatRemoval, ChatRevision, Line
 from protocol.codec import JSON, MSGPACK
+from protocol.comments import CommentEntry, CommentRemoval, CommentRevision
 from protocol.envelope import NOBODY, Event, Person, UserId
 from protocol.presence import RoomPulse, RoomState
 from storage.redis.publications import Kind, Packet
 
-Naming = ChatLine | ChatRevision | ChatRemoval | RoomPulse
+Naming = ChatLine | ChatRevision | ChatRemoval | CommentEntry | CommentRevision | RoomPulse
 """Events that may name people."""
 
 _SILENT = frozenset({Kind.PASSING, Kind.CHANGE})
@@ -62,6 +63,9 @@ class Veil(Struct, frozen=True):
             )
         if isinstance(event, ChatRemoval):
             return event
+        if isinstance(event, CommentEntry | CommentRevision):
+            comment = event.comment
+            return CommentRemoval(vybe=event.vybe, offset=event.offset, comment=comment.id, of=comment.offset)
         return self._pulse(event)
 
     def _pulse(self, pulse: RoomPulse) -> RoomPulse | None:
@@ -119,6 +123,8 @@ def named(event: Naming) -> frozenset[UserId]:
     """Return whom an event names, as others see them."""
     if isinstance(event, ChatLine | ChatRevision):
         return frozenset((event.line.author.id,))
+    if isinstance(event, CommentEntry | CommentRevision):
+        return frozenset((event.comment.author.id,))
     if isinstance(event, ChatRemoval):
         return _NOBODY
     people = {person.id for person in (*event.joins, *(event.typing or ()))}

@@ -10,6 +10,7 @@ from bench import (
     chat,
     connects,
     fanout,
+    feed,
     http,
     idle,
     mix,
@@ -67,6 +68,19 @@ def test_everybody_knows_how_many_are_there(ground: Ground) -> None:
     assert result.value("changes") > 0
     assert result.value("frames per person") > 0
     assert result.value("leave p50") > 0
+
+
+@pytest.mark.parametrize(("rate", "whole"), [(10, True), (300, False)], ids=["quiet", "busy"])
+def test_everyone_knows_of_every_vybe(ground: Ground, rate: float, whole: bool) -> None:
+    """Each change is told or counted to each of ten people once: one by one in a quiet feed, in a few frames in a busy one."""
+    question = feed.Question(people=10, rate=rate, pages=20, seconds=1.0, warmup=0.2)
+    result = feed.ask(question, ground)
+    assert result.value("sent") == result.value("acknowledged") == 1.2 * rate
+    assert {result.value(name) for name in ("missed", "twice", "behind at the end")} == {0}
+    assert result.value("told as they are") + result.value("counted") == 12 * rate
+    assert (result.value("counted") == 0) == whole
+    assert result.value("page p50") > 0
+    assert result.value("frames per person") < 25
 
 
 @pytest.mark.parametrize("rate", [100, 0], ids=["at a rate", "as many as go"])

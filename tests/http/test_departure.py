@@ -30,6 +30,7 @@ from storage.waitlist import ask_for_place
 from tests.http.conftest import Servers
 from tests.http.serving import PASSWORD
 from tests.leaving import DEVICE, Town, town
+from tests.posting import comment, heard, post, react, share
 from tests.replay import assert_replay_reaches
 from tests.standing import Room, Standing
 from tests.stores import SEALING_KEY
@@ -77,6 +78,7 @@ async def test_every_reference_to_people_is_known(place: Town) -> None:
     assert known - references.keys() == {
         "users.id",
         "chat_lines.author_id",
+        "comments.author_id",
         "notification_actors.actor_id",
     }
 
@@ -98,6 +100,16 @@ async def test_nothing_is_left_but_the_list(place: Town) -> None:
     await heart(mine, room)
     theirs = await bo.come(place.sites[1], room)
     kept = await theirs.say(room, "good evening")
+    posted = [await post(mine, SAID, privacy) for privacy in ("PUBLIC", "ANONYMOUS")]
+    answered = await post(theirs, "a vybe of Bo's")
+    for vybe in (posted[0], answered):
+        await comment(mine, vybe["id"], SAID)
+        await react(mine, "vybe", vybe["id"])
+        await react(theirs, "vybe", vybe["id"], "CLAP")
+    await comment(theirs, posted[0]["id"], "said below what goes")
+    await share(theirs, posted[0]["id"])
+    looking = await theirs.call("vybe.open", vybe=answered["id"])
+    await theirs.call("feed.open")
     await place.pool.execute("update users set role = 'MODERATOR' where id = $1", ada.id)
     await mine.call("token.refresh", token=ada.access_token)
     assert (await ada.ask("POST", "/me/export")).status_code == 202
@@ -111,6 +123,13 @@ async def test_nothing_is_left_but_the_list(place: Town) -> None:
     for table, rows in (await place.dump()).items():
         for trace in (str(ada.id), ada.id.hex, "dalgisa", ada.email, "plums", DEVICE):
             assert trace not in rows, f"{trace} is still in {table}"
+    await heard(theirs, "comment.removal", vybe=answered["id"], of=looking["recent"][0]["offset"])
+    for vybe in posted:
+        await heard(theirs, "feed.removal", vybe=vybe["id"])
+    again = await theirs.call("vybe.open", vybe=answered["id"])
+    assert (again["recent"], again["vybe"].get("comments", 0)) == ([], 0)
+    assert again["vybe"]["reactions"] == {"CLAP": 1}
+    assert [vybe["id"] for vybe in (await theirs.call("feed.list"))["vybes"]] == [answered["id"]]
     lines = await place.pool.fetch(
         'select author_id, text, removed_at is not null as removed from chat_lines where room_id = $1 order by "offset"',
         room,

@@ -15,6 +15,7 @@ from storage import privacy
 from storage.privacy import PARTS, ask_export, find_export, make_export
 from tests.http.conftest import Servers
 from tests.leaving import DEVICE, Member, Town, town
+from tests.posting import comment, post, share
 from tests.stores import until_blocked
 
 SAID = "the plums that were in the icebox"
@@ -69,6 +70,9 @@ async def test_everything_is_in_it(place: Town) -> None:
     await mine.call("chat.remove", room=str(room), line=gone["line"]["id"])
     await theirs.say(room, "what Bo said")
     await mine.call("reaction.add", target={"kind": "looproom", "id": str(room)}, reaction="PEACE")
+    vybe = await post(mine, SAID, "ANONYMOUS", looproom=str(own))
+    passed_on = await share(mine, (await post(theirs, "what Bo posted"))["id"])
+    await comment(mine, passed_on["shared"]["id"], SAID)
     document = await exported(ada)
     assert list(document) == [part.name for part in PARTS]
     (profile,) = document["profile"]
@@ -86,10 +90,13 @@ async def test_everything_is_in_it(place: Town) -> None:
     assert hosted["slug"] == "a-room-of-her-own"
     (preview,) = document["previews"]
     assert preview == {"looproom": "a-room", "used_seconds": 0.0}
-    assert {key["key"] for key in document["keys"]} == {"first", "second"}
+    assert {key["key"] for key in document["keys"]} >= {"first", "second"}
     assert [str(one["id"]) for one in document["exports"]]
+    posted = [(one["text"], one["looproom"], one["posted_as"]) for one in document["vybes"]]
+    assert posted == [(SAID, "a-room-of-her-own", vybe["author"]["name"]), ("", None, None)]
+    assert [one["text"] for one in document["comments"]] == [SAID]
     text = msgspec.json.encode(document).decode()
-    for others in (str(bo.id), bo.email, "what Bo said", "password_hash", "argon2"):
+    for others in (str(bo.id), bo.email, "what Bo said", "what Bo posted", "password_hash", "argon2"):
         assert others not in text
 
 

@@ -145,7 +145,7 @@ class World:
         await self._travel()
         return dict.fromkeys(rooms, last)
 
-    def renewed(self, old: Packet, change: Packet) -> Packet:
+    def renewed(self, room: RoomId, old: Packet, change: Packet) -> Packet:
         """Nothing is changed here."""
         raise AssertionError(old, change)
 

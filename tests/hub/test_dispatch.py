@@ -498,6 +498,9 @@ async def test_rooms_of_a_call() -> None:
     )
     desk.hub.enter(call.connection, active)
     desk.node.slugs = {"calm": ROOM, "elsewhere": other.id}
+    with pytest.raises(Refused):
+        call.room("calm")  # one looks at it, and is seen by nobody there
+    call.session.faces[ROOM] = call.session.user
     for ref in ("calm", str(ROOM)):
         assert call.room(ref) is active
         assert call.member_of(ref) == ROOM

@@ -92,7 +92,7 @@ class Subject:
         await self._answer("positions", *rooms)
         return {room: self.last[room] for room in rooms}
 
-    def renewed(self, old: Packet, change: Packet) -> Packet:
+    def renewed(self, room: RoomId, old: Packet, change: Packet) -> Packet:
         """Nothing is changed here."""
         raise AssertionError(old, change)
 

@@ -6,6 +6,7 @@ Each seed is one schedule (`tests.hub.schedules`). A seed that fails is told, an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
@@ -49,7 +50,7 @@ class HistoryFirst(Unhealed):
     """Reads the history, and subscribes only afterwards."""
 
     async def _open(self, room: RoomId) -> Room:
-        replay = Replay(self._window, renew=self._history.renewed)
+        replay = Replay(self._window, renew=partial(self._history.renewed, room))
         replay.begin(*await self._history.begin(room))
         await self._broker.subscribe(channel_of(room))
         active = self._hub.members.rooms[room] = Room(room, replay)

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import uvloop
 
@@ -72,7 +73,7 @@ def history_first() -> None:
     """Read a room's history, and subscribe only afterwards."""
 
     async def opening(self: Subscriptions, room: RoomId) -> Room:
-        replay = Replay(self._window, renew=self._history.renewed)
+        replay = Replay(self._window, renew=partial(self._history.renewed, room))
         replay.begin(*await self._history.begin(room))
         await self._opened(room)
         await asyncio.sleep(0.3)
