@@ -121,13 +121,14 @@ BARS: Final = (
     Bar(_REACT, "totals exact", _figure("reactions", "people with wrong totals"), "people wrong", most=0),
     Bar(_IDLE, "at most 10 KiB each", _figure("idle", "memory per connection"), "KiB", most=10),
     Bar(_IDLE, "under 3 % of a core", _figure("idle", "share of a core, server"), "%", most=3),
-    Bar(_CONNECT, "2,500 a second on one core", _figure("connects", "welcomed per second"), "/s", least=2475),
+    Bar(_CONNECT, "2,500 a second on one core", _figure("connects", "welcomed per second"), "/s", least=2500),
     Bar(_STORM, "all in within 5 s", _figure("storm", "everyone back after"), "s", most=5),
     Bar(_STORM, "nothing missed", _none_of("storm", "missed", "twice", "behind at the end"), "missed", most=0),
     Bar(_NODES, "p99 below 60 ms", _figure("nodes", "latency p99"), "ms", most=60),
     Bar(
         _NODES, "the passing node within 10 % of its fan-out alone",
-        _ratio("nodes", "CPU per delivery, node 2", "cue-400", "CPU per delivery, server"), "x", most=1.1,
+        # The same two nodes, as busy in both runs, each with 1,000 people: there what is said elsewhere, here what is said there.
+        _ratio("nodes", "CPU per delivery, node 2", "nodes-apart", "CPU per delivery, node 2"), "x", most=1.1,
     ),
     Bar(_HTTP, "p95 below 200 ms", _figure("http", "all p95"), "ms", most=200),
     Bar(_HTTP, "none refused", _figure("http", "refused"), "refused", most=0),

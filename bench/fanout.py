@@ -4,7 +4,7 @@ N members sit in each of M rooms, every one a person of their own, signed in, wi
 in each room, and every member must get every one. A `chat` event is durable: committed in Postgres with its offset,
 published through Redis, then written to all. A `cue` is passing: published and written, one frame per event.
 With several nodes the members of each room sit on all of them in turn, and the authors on the first: what the others spend
-is the price of passing on what was said elsewhere.
+is the price of passing on what was said elsewhere. (With `apart` each room has a node of its own: the price of saying it there.)
 
 A delivery is one event received by one connection. Its latency counts from the moment at which the event was due, not
 from when it was sent. Deliveries and CPU are taken over the same span, after a warm-up; loss is counted over everything that
@@ -51,6 +51,9 @@ class Question(msgspec.Struct, kw_only=True):
     authors: Annotated[
         int, Meta(description="Connections that speak in each room; each may have 64 commands under way.")
     ] = 32
+    apart: Annotated[bool, Meta(description="Each room on one node, instead of all rooms on all nodes.")] = (
+        False
+    )
     size: Annotated[int, Meta(description="Characters of a text.")] = 60
     clients: Annotated[
         int, Meta(description="Processes of listeners; the authors have one of their own.")
@@ -96,6 +99,7 @@ def ask(question: Question, ground: Ground) -> Result:
         members=question.members,
         authors=question.authors,
         by_host=question.event == "cue",
+        apart=question.apart,
     )
     tongue = Looprooms(ground.subprotocol, cue=question.event == "cue")
     made = plans(question, tongue, ground.addresses, members=seats.listeners, authors=seats.authors)

@@ -79,8 +79,11 @@ RUNS: Final[Mapping[str, Run]] = {
     "line-to-9000": _fanout(fanout.Question(members=9000, rate=5, sample=50)),
     "line-to-9000-workers": _fanout(fanout.Question(members=9000, rate=5, sample=50), workers=2),
     "nodes": _fanout(fanout.Question(members=2000, rate=400, sample=40), nodes=2),
+    "nodes-apart": _fanout(
+        fanout.Question(event="cue", members=1000, rooms=2, rate=400, sample=40, apart=True), nodes=2
+    ),
     "reactions": _of(lambda ground: reactions.ask(reactions.Question(), ground), 1000),
-    "connects": _of(lambda ground: connects.ask(connects.Question(), ground), 1000),
+    "connects": _of(lambda ground: connects.ask(connects.Question(rate=0, connections=10_000), ground), 1000),
     "storm": _of(lambda ground: storm.ask(storm.Question(), ground), 5050, workers=2),
     "idle": _of(lambda ground: idle.ask(idle.Question(), ground), 10_000),
     "http": _of(lambda ground: http.ask(http.Question(), ground), 50, workers=2),

@@ -82,17 +82,20 @@ class Ground:
             raise Unexpected(f"there are {len(found)} looprooms that can be used here, not {count}")
         return found[:count]
 
-    def seats(self, *, rooms: int, members: int, authors: int, by_host: bool = False) -> Seats:
+    def seats(
+        self, *, rooms: int, members: int, authors: int, by_host: bool = False, apart: bool = False
+    ) -> Seats:
         """Return seats for `members` in each of `rooms`, of whom `authors` speak. Raises `Unexpected`.
 
         Every member of a room is another person; the same people are in all rooms. `by_host`: it is the rooms' host who
-        speaks, on as many connections.
+        speaks, on as many connections. `apart`: each room has one node for itself.
         """
         authors = min(authors, members)
         host = self.host() if by_host else None
         people = self.people(members - authors if by_host else members)
         slugs = self.rooms(rooms, host or people[0], only_own=by_host)
-        return seated(slugs, people, authors=authors, places=len(self.addresses), host=host)
+        places = len(self.addresses)
+        return seated(slugs, people, authors=authors, places=places, host=host, apart=apart)
 
 
 @contextmanager

@@ -38,14 +38,27 @@ class Seats(msgspec.Struct):
 
 
 def seated(
-    rooms: list[str], people: list[str], *, authors: int, places: int, host: str | None = None
+    rooms: list[str],
+    people: list[str],
+    *,
+    authors: int,
+    places: int,
+    host: str | None = None,
+    apart: bool = False,
 ) -> Seats:
     """Seat the same people (access tokens) in every room, at all places in turn; the authors at the first.
 
-    With a `host` it is they who speak, on as many connections as there are authors.
+    With a `host` it is they who speak, on as many connections as there are authors. Rooms that are `apart` have a place each, in
+    turn, at which everyone sits and speaks.
     """
     speakers = [host] * authors if host is not None else people[:authors]
     others = people if host is not None else people[authors:]
+    if apart:
+        at = [(room, number % places) for number, room in enumerate(rooms)]
+        return Seats(
+            [[Seat(token, room, place) for token in others] for room, place in at],
+            [[Seat(token, room, place) for token in speakers] for room, place in at],
+        )
     return Seats(
         [[Seat(token, room, index % places) for index, token in enumerate(others)] for room in rooms],
         [[Seat(token, room) for token in speakers] for room in rooms],

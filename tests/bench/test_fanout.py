@@ -11,6 +11,7 @@ import pytest
 
 from bench.crowd import Crowd
 from bench.fanout import Figures, Question, measure, plans, result
+from bench.lobby import seated
 from bench.result import described
 from bench.roomlog import Unexpected
 from bench.team import employed
@@ -35,6 +36,18 @@ def _ask(question: Question, port: int) -> Figures:
     )
     with employed(Crowd, made) as team:
         return measure(question, team, [os.getpid()])
+
+
+def test_seats() -> None:
+    """Rooms are on all nodes and spoken in at the first; or each is on a node of its own, with everyone in it."""
+    spread = seated(["a", "b"], ["1", "2", "3"], authors=1, places=2)
+    assert [[seat.place for seat in room] for room in spread.listeners] == [[0, 1], [0, 1]]
+    assert [[seat.place for seat in room] for room in spread.authors] == [[0], [0]]
+    apart = seated(["a", "b", "c"], ["1", "2"], authors=2, places=2, host="h", apart=True)
+    assert [[seat.place for seat in room] for room in apart.listeners] == [[0, 0], [1, 1], [0, 0]]
+    assert [[(seat.token, seat.place) for seat in room] for room in apart.authors] == [
+        [("h", place)] * 2 for place in (0, 1, 0)
+    ]
 
 
 @pytest.mark.parametrize("event", ["chat", "cue"])
