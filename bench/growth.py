@@ -34,7 +34,7 @@ class Question(msgspec.Struct, kw_only=True):
         "1000,2000,5000,10000"
     )
     rooms: Annotated[str, Meta(description="Points: rooms of 10 people.")] = "1,10,100,1000"
-    nodes: Annotated[str, Meta(description="Points: nodes.")] = "1,2,4"
+    on_nodes: Annotated[str, Meta(description="Points: nodes.")] = "1,2,4"
     messages: Annotated[str, Meta(description="Points: events a second in one room.")] = "10,100,1000,10000"
     lines: Annotated[float, Meta(description="Lines a second in all rooms, along the first two axes.")] = (
         400.0
@@ -63,7 +63,7 @@ def ask(question: Question, site: Site, turns: Turns) -> Result:
     wanted = [
         ("connections", _points(question.connections), _by_connections),
         ("rooms", _points(question.rooms), _by_rooms),
-        ("nodes", _points(question.nodes), _by_nodes),
+        ("nodes", _points(question.on_nodes), _by_nodes),
         ("messages", _points(question.messages), _by_messages("chat")),
         ("passing messages", _points(question.messages), _by_messages("cue")),
     ]
@@ -157,6 +157,10 @@ def result(question: Question, axes: dict[str, list[Point]]) -> Result:
         found.figures += [Figure(f"CPU per delivery, {name} {at:g}", cost, "us", LESS) for at, cost in costs]
         found.figures.append(Figure(f"missing, {name}", sum(point.figures.missing for point in points)))
         found.notes += notes(name, points)
+    if "nodes" in axes:
+        found.notes.append(
+            "nodes are processes that share the network of this machine, without namespaces of their own"
+        )
     if weights := _weights(axes.get("connections", [])):
         found.plots.insert(
             0,

@@ -29,7 +29,7 @@ def site() -> Iterator[Site]:
 def test_every_point_has_a_server_of_its_own(site: Site, tmp_path: Path) -> None:
     """One node and two: each point is measured, nothing is lost, and the lock is held."""
     question = Question(
-        connections="20", rooms="", nodes="2", messages="", lines=20, members=8, seconds=0.4, warmup=0.1
+        connections="20", rooms="", on_nodes="2", messages="", lines=20, members=8, seconds=0.4, warmup=0.1
     )
     turns = Turns(tmp_path / "lock")
     found = ask(question, site, turns)
