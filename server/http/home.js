@@ -56,6 +56,7 @@ async function offerProviders() {
 
 function outside() {
   room = null;
+  play();
   lines.clear();
   for (const id of ["doors", "lines", "sessions", "who", "ways", "title", "about", "here"]) at(id).replaceChildren();
   show("door");
@@ -101,6 +102,15 @@ async function lobby() {
   await Promise.all([doors(), account(), sessions()]);
 }
 
+// What lies elsewhere is not shown here: nobody is to be told who looks at it.
+function ours(url) { return url?.startsWith("/media/"); }
+
+function picture(url) {
+  const made = document.createElement("img");
+  Object.assign(made, { src: url, alt: "", width: 112, height: 63, loading: "lazy" });
+  return made;
+}
+
 async function doors() {
   const found = await call("room.list", { limit: 100 });
   if (found.type === "error") return say(found.message, true);
@@ -112,6 +122,7 @@ async function doors() {
     if (one.premium) tag(title, "premium");
     if (one.month_cents || one.session_cents) tag(title, "exclusive");
     words.append(title, element("p", one.description, "small"));
+    if (ours(one.thumbnail)) line.append(picture(one.thumbnail));
     const button = element("button", "Enter");
     button.type = "button";
     button.addEventListener("click", () => { say(""); enter(one.id); });
@@ -124,6 +135,8 @@ async function account() {
   const me = await askAsMe("GET", "/me");
   const tier = me.tier === "FREE" ? "" : ` You have ${me.tier.toLowerCase().replace("_", " ")}.`;
   at("who").textContent = `${me.name}${me.email ? `, ${me.email}` : ""}.${tier}`;
+  at("avatar").hidden = at("faceless").hidden = !ours(me.avatar);
+  if (ours(me.avatar)) at("avatar").src = me.avatar;
   at("unproven").hidden = !me.email || me.verified;
   const ways = (await askAsMe("GET", "/me/identities")).identities.map((one) => one.provider);
   at("ways").textContent = `You sign in with ${ways.map((one) => WAYS[one]).join(", or with ")}.`;
@@ -164,6 +177,17 @@ async function end(path) {
   } catch (problem) { say(problem.message, true); }
 }
 
+on("face", "submit", async (form, element) => {
+  const file = form.get("file");
+  const upload = await askAsMe("POST", "/uploads", { kind: "AVATAR", type: file.type, bytes: file.size });
+  await askAsMe("PUT", `/uploads/${upload.id}`, file);
+  element.reset();
+  await account();
+});
+on("faceless", "click", async () => {
+  await askAsMe("DELETE", at("avatar").getAttribute("src"));
+  await account();
+});
 on("others", "click", () => end("/me/sessions"));
 on("add-email", "submit", async (form, element) => {
   await askAsMe("POST", "/me/identities/email", { email: form.get("email"), password: form.get("password") });
@@ -196,15 +220,29 @@ async function enter(id) {
     : `A preview: ${Math.ceil(joined.preview_ends_in)} seconds are left. Premium opens the whole looproom.`;
   lines.clear();
   at("lines").replaceChildren();
+  await play(joined.room.content_url);
   joined.recent.forEach(line);
   here(joined.online);
   at("reactions").replaceChildren(...REACTIONS.map(reaction));
   counted(joined.reactions);
 }
 
+// A <video> can send no token: its browser is given a cookie, which is good for this and nothing else.
+async function play(url) {
+  const player = at("player");
+  player.hidden = !ours(url);
+  if (player.getAttribute("src") === (url ?? null)) return;
+  player.removeAttribute("src");
+  player.load();
+  if (player.hidden) return;
+  await askAsMe("POST", "/me/media-cookie");
+  player.src = url;
+}
+
 async function leave() {
   const left = room;
   room = null;
+  await play();
   if (left) await call("room.leave", { room: left });
   await lobby();
 }
@@ -243,13 +281,15 @@ function counted(totals) {
 }
 
 function heard(message) {
-  if (message.type === "subscription.changed" && !room) account();
+  if (["subscription.changed", "person.avatar"].includes(message.type) && !room) account();
   if (!room || message.room !== room) return;
   if (message.type === "chat.line" || message.type === "chat.revision") line(message.line);
   else if (message.type === "chat.removal") lines.get(message.line)?.replaceChildren(element("i", "removed"));
   else if (message.type === "room.unlocked") enter(room);
+  else if (message.type === "room.media") play(message.content_url);
   else if (message.type === "room.departure") {
     room = null;
+    play();
     say(message.message, true);
     lobby();
   } else if (message.type === "room.pulse") {

@@ -18,8 +18,9 @@ export class Problem extends Error {
 
 export async function ask(method, path, body) {
   const headers = token ? { authorization: `Bearer ${token}` } : {};
-  if (body !== undefined) headers["content-type"] = "application/json";
-  const answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  const sent = body === undefined || body instanceof Blob ? body : JSON.stringify(body); // a file goes as it is
+  if (sent !== undefined && sent !== body) headers["content-type"] = "application/json";
+  const answer = await fetch(path, { method, headers, body: sent });
   const text = await answer.text();
   const found = text ? JSON.parse(text) : null;
   if (!answer.ok) throw new Problem(answer.status, found);
