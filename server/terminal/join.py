@@ -33,12 +33,23 @@ from protocol.client import (
 )
 from protocol.client.account import Account, register, sign_in
 from protocol.envelope import LineId, Person, RoomRef, UserId
+from protocol.notifications import Notice
 from protocol.presence import Confidence, ListPresence, RoomPulse, SetConfidence, SetTyping
 from protocol.reactions import AddReaction, Reaction, RemoveReaction, Target, TargetKind
 from protocol.refusals import ErrorCode, Refused
-from protocol.rooms import Cue, Departure, JoinRoom, LeaveRoom, ListRooms, RoomJoined, RoomUnlocked
+from protocol.rooms import (
+    Cue,
+    Departure,
+    JoinRoom,
+    LeaveRoom,
+    ListRooms,
+    OnAir,
+    RoomJoined,
+    RoomUnlocked,
+)
 from protocol.session import Shed
 from protocol.text import normalised
+from server.terminal.happened import sentence
 from server.terminal.line import Terminal
 
 SIGNS: Final = {
@@ -272,6 +283,10 @@ class Visit:
             case Departure():
                 where = f" {readable(occurrence.pay)}" if occurrence.pay else ""
                 say(f"* You were taken out of the room. {readable(occurrence.message)}{where}")
+            case OnAir():
+                say("* The room is live." if occurrence.live else "* The room is not live any more.")
+            case Notice():
+                say(f"* To you: {readable(sentence(occurrence.notification))}.")
             case RoomUnlocked():
                 say("* The room is open to you now, for as long as you like.")
             case Reconnecting():

@@ -23,6 +23,7 @@ from protocol.chat import (
 )
 from protocol.client import CaughtUp, Client, Reconnecting, Snapshot, connect
 from protocol.envelope import Answer, Error, LineId, Person, UserId
+from protocol.notifications import Notice, Notification, Thing
 from protocol.presence import (
     Confidence,
     ConfidenceNoted,
@@ -43,7 +44,7 @@ from protocol.reactions import (
     RemoveReaction,
     Tally,
 )
-from protocol.rooms import Cue, Departure, JoinRoom, LeaveRoom, RoomLeft, RoomUnlocked
+from protocol.rooms import Cue, Departure, JoinRoom, LeaveRoom, OnAir, RoomLeft, RoomUnlocked
 from protocol.session import Shed
 from server.terminal.join import Visit, readable, run
 from server.terminal.line import Terminal
@@ -161,6 +162,11 @@ async def test_a_lost_connection_is_visible(peer: Peer) -> None:
         visit.show(CaughtUp(missed=3))
         state = RoomState(online=1, members=[ADA], confidence=Confidence(mean=0, count=0), typing=[BO])
         visit.show(Snapshot(room=ROOM, epoch=EPOCH, offset=9, recent=[line(9)], state=state))
+        thing = Thing(kind="vybe", id=ROOM)
+        happened = Notification(id=ROOM, kind="comment", thing=thing, at=0, offset=1, actor=CY)
+        visit.show(Notice(notification=happened))
+        visit.show(OnAir(ROOM, live=True))
+        visit.show(OnAir(ROOM, live=False))
         visit.show(RoomUnlocked(ROOM))
         visit.show(Departure(ROOM, "premium_required", "Subscribe.", pay="http://here/pay"))
         assert clock(paper.fresh()) == [
@@ -170,6 +176,9 @@ async def test_a_lost_connection_is_visible(peer: Peer) -> None:
             "* You were away for too long to be told everything. The newest lines:",
             "HH:MM Bo: line 9",
             "* Bo is writing…",
+            "* To you: Cy[2J commented on your vybe.",
+            "* The room is live.",
+            "* The room is not live any more.",
             "* The room is open to you now, for as long as you like.",
             "* You were taken out of the room. Subscribe. http://here/pay",
         ]
