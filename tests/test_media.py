@@ -13,6 +13,7 @@ import pytest
 from protocol.envelope import RoomId
 from server import media as domain
 from server.media import FindOrphans, ForgetMedia, find_orphans, forget
+from server.session import Changed
 from storage import media
 from storage.media import FORGOTTEN_SECONDS, KEPT_SECONDS, TOLD_SECONDS
 from storage.privacy import PARTS
@@ -173,15 +174,15 @@ async def test_whoever_reads_slowly_is_told_too(place: Gallery) -> None:
     ada, bo = await place.member("Ada"), await place.member("Bo")
     room = await place.room(ada)
     visitor = await bo.come(place.sites[1], room)
-    hub = place.sites[1].node.hub
-    (connection,) = hub.members.of_user(bo.id)
+    node = place.sites[1].node
+    (connection,) = node.hub.members.of_user(bo.id)
+    await place.pool.execute("update rooms set thumbnail = '/media/another' where id = $1", room)
     connection.pause_writing()
-    assert connection.outbox is not None
-    await uploaded(ada, jpeg(), kind="THUMBNAIL", room=room)
+    node.announcements.look(Changed(shown=[room]))
     await until(lambda: connection.waiting > 0)
     assert not heard(visitor, "room.media")
     connection.resume_writing()
-    await until(lambda: len(heard(visitor, "room.media")) == 1)
+    await until(lambda: [one["thumbnail"] for one in heard(visitor, "room.media")] == ["/media/another"])
 
 
 # What goes.
