@@ -42,11 +42,20 @@ def normalised_email(text: str) -> str:
 
 
 def mailbox(email: str) -> str:
-    """Return one spelling for all that may reach one mailbox: case, dots, what follows a plus, the two names of Gmail.
+    """Return one spelling for all that may reach one mailbox: case, dots, what follows a plus, the two names of Gmail and of a host.
 
     Accounts are told apart more finely (to some providers dots and tags are other people), but that a stranger's mailbox is
     counted together with its neighbour's costs nobody anything, and that one mailbox has a thousand spellings would.
     """
     local, _, domain = unicodedata.normalize("NFKC", email.strip()).casefold().rpartition("@")
-    domain = "gmail.com" if domain == "googlemail.com" else domain.rstrip(".")
+    domain = _as_mailed(domain.rstrip("."))
+    domain = "gmail.com" if domain == "googlemail.com" else domain
     return f"{local.partition('+')[0].replace('.', '')}@{domain}"
+
+
+def _as_mailed(domain: str) -> str:
+    """Return the name of a host as mail servers know it, whichever way it is written."""
+    try:
+        return domain.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        return domain

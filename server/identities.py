@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.refusals import ErrorCode, Refused
 from server.jobs import GiveUp, TryAgain, performs
-from storage.identities import RevokeToken, forget_spent, forget_token, token_to_revoke
+from storage.grants import RevokeToken, forget_token, token_to_revoke
+from storage.identities import forget_spent
 from storage.jobs import Periodic
 
 if TYPE_CHECKING:

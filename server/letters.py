@@ -18,6 +18,7 @@ from server.jobs import DAY, GiveUp, TryAgain, performs
 from server.mail import compose
 from storage import emails, identities, links, passwords, waitlist
 from storage.emails import AddressAdded, Addressee, ChangeAsked, ChangeMade, TakenBack, Welcome
+from storage.identities import Linked
 from storage.jobs import Job, Periodic
 from storage.passwords import Forgotten, PasswordSet
 from storage.waitlist import Invited, Waiting
@@ -109,6 +110,14 @@ async def address_added(node: Node, job: AddressAdded) -> None:
     email = await identities.address_of_provider(node.stores.pool, node.stores.sealer, UserId(job.user))
     if email is not None:
         await _send(node, "added", Addressee(email), "")
+
+
+@writes(Linked)
+async def linked(node: Node, job: Linked) -> None:
+    """Tell somebody that a provider lets them in, too."""
+    to = await passwords.addressee(node.stores.pool, node.stores.sealer, UserId(job.user))
+    if to is not None:
+        await _send(node, "linked", to, "")
 
 
 @writes(Waiting)

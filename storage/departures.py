@@ -23,7 +23,7 @@ from protocol.envelope import NOBODY, RoomId, UserId
 from protocol.reactions import Reaction, Target, TargetKind
 from protocol.refusals import ErrorCode, Refused
 from storage.checkouts import leave_checkouts
-from storage.identities import revoke_provider_tokens
+from storage.grants import revoke_provider_tokens
 from storage.jobs import Job, enqueue
 from storage.media import leave_media
 from storage.postgres.pool import Connection, Pool, answering

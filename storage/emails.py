@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
+from storage.grants import let_tokens_go
 from storage.jobs import Job, enqueue
 from storage.links import Purpose, link_hash, make_link, use_link, void_links
 from storage.people import (
@@ -37,7 +38,7 @@ from storage.people import (
 from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
 from storage.sealing import Sealer
-from storage.session import END_SESSIONS
+from storage.session import DROP_REQUESTS, END_SESSIONS
 
 OLD_ADDRESS = "email_changes.sealed_old"
 NEW_ADDRESS = "email_changes.sealed_new"
@@ -87,10 +88,6 @@ ADD_ADDRESS = """
 insert into identities (user_id, provider, subject, sealed_address, password_hash) values ($1, 'EMAIL', $2, $3, $4)
 """
 
-DROP_REQUESTS = """
-delete from email_changes where user_id = $1 and confirmed_at is null
-"""
-
 REQUEST_CHANGE = """
 insert into email_changes (id, user_id, subject, sealed_new, password_hash) values ($1, $2, $3, $4, $5)
 """
@@ -116,6 +113,10 @@ delete from email_changes where user_id = $1
 
 DROP_CHANGES_SINCE = """
 delete from email_changes where user_id = $1 and requested_at >= $2
+"""
+
+DROP_WAYS_SINCE = """
+delete from identities where user_id = $1 and provider <> 'EMAIL' and created_at >= $2 returning provider::text
 """
 
 FORGET_CHANGES = """
@@ -320,7 +321,8 @@ async def change_made(pool: Pool, sealer: Sealer, change: UUID) -> Addressee | N
 async def undo_change(pool: Pool, sealer: Sealer, token: str, password_hash: str) -> UserId:
     """Give a person their old address back, whatever happened since, with a password that nobody knows.
 
-    All their sessions end, and later changes and their links are void. Raises `Refused`: link_invalid, email_taken.
+    All their sessions end, later changes and their links are void, and no provider that was linked since lets anybody in.
+    Raises `Refused`: link_invalid, email_taken.
     """
     async with proving(pool) as connection:
         identity, change = await open_link(connection, sealer, Purpose.UNDO, token)
@@ -332,6 +334,8 @@ async def undo_change(pool: Pool, sealer: Sealer, token: str, password_hash: str
         await connection.execute(SET_HASH, user, password_hash, None)
         await connection.execute(END_SESSIONS, user, "address taken back", None)
         await connection.execute(DROP_CHANGES_SINCE, user, row["requested_at"])
+        for way in await connection.fetch(DROP_WAYS_SINCE, user, row["requested_at"]):
+            await let_tokens_go(connection, user, way["provider"])
         await enqueue(connection, TakenBack(user=user))
     return user
 

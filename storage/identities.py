@@ -26,7 +26,8 @@ from msgspec import Struct
 from protocol.envelope import Milliseconds, UserId
 from protocol.refusals import ErrorCode, Refused
 from storage.emails import forget_address
-from storage.jobs import Job, enqueue_all
+from storage.grants import Granted, keep_token, let_tokens_go
+from storage.jobs import Job, enqueue
 from storage.people import (
     ACCOUNT,
     ADDRESS,
@@ -36,7 +37,6 @@ from storage.people import (
     address_index,
     address_of,
 )
-from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
 from storage.sealing import Sealer
 from storage.waitlist import accept_address
@@ -102,46 +102,9 @@ REMOVE_IDENTITY = """
 delete from identities where user_id = $1 and provider = $2::auth_provider
 """
 
-FIND_GRANT = """
-select id from provider_tokens where user_id = $1 and provider = $2::auth_provider and client_id = $3 for update
-"""
-
-RENEW_GRANT = """
-insert into provider_tokens (id, user_id, provider, client_id, sealed_token) values ($1, $2, $3::auth_provider, $4, $5)
-on conflict (id) do update set sealed_token = excluded.sealed_token, created_at = now()
-"""
-
-LET_GRANTS_GO = """
-update provider_tokens set user_id = null
-where user_id = $1 and ($2::auth_provider is null or provider = $2::auth_provider)
-returning id
-"""
-
-GRANT_TO_REVOKE = """
-select provider::text, client_id, sealed_token from provider_tokens where id = $1 and user_id is null
-"""
-
-FORGET_GRANT = """
-delete from provider_tokens where id = $1 and user_id is null
-"""
-
 FORGET_SPENT = """
 delete from spent_proofs where expires_at < now()
 """
-
-GRANT: Final = "provider_tokens.sealed_token"
-"""Where tokens of providers are sealed; the row is the token's own."""
-
-PARTS = (
-    Part(
-        name="provider_tokens",
-        columns=("provider_tokens.user_id",),
-        rows="""
-        select provider::text, client_id, created_at from provider_tokens where user_id = $1 order by provider, client_id
-        """,
-        stays="what Apple gave us for them, sealed and nobody's, until Apple has revoked it: moments, unless Apple is away",
-    ),
-)
 
 EMAIL: Final = "EMAIL"
 
@@ -166,11 +129,10 @@ class Spent(Struct, frozen=True):
     expires_at: float
 
 
-class Granted(Struct, frozen=True):
-    """What a provider gave that must be revoked one day, and the client id that it was given to."""
+class Linked(Job, tag="letters.linked"):
+    """A person has linked a provider, and is told."""
 
-    token: str
-    client: str
+    user: UUID
 
 
 class WayIn(Struct, frozen=True):
@@ -184,20 +146,6 @@ class WayIn(Struct, frozen=True):
     hidden: bool
     lasts: bool
     linked: Milliseconds
-
-
-class RevokeToken(Job, tag="identity.revoke"):
-    """A token of a provider is revoked there, because whose it was has left, or has unlinked the provider."""
-
-    token: UUID
-
-
-class ToRevoke(Struct, frozen=True):
-    """A token that is nobody's any more."""
-
-    provider: str
-    client: str
-    token: str
 
 
 async def enter(
@@ -232,7 +180,7 @@ async def enter(
             if known.address is not None:
                 await connection.execute(RENEW_ADDRESS, *_key(known), *_address(sealer, account.id, known))
         if granted is not None:
-            await _keep_token(connection, sealer, account.id, known.provider, granted)
+            await keep_token(connection, sealer, account.id, known.provider, granted)
     return account
 
 
@@ -253,8 +201,10 @@ async def link(
         added = await connection.fetchval(ADD_IDENTITY, user, *_key(known), *_address(sealer, user, known))
         if not added and await connection.fetchval(OWNER_OF_IDENTITY, *_key(known)) != user:
             raise Refused(ErrorCode.IDENTITY_TAKEN)
+        if added:
+            await enqueue(connection, Linked(user=user))
         if granted is not None:
-            await _keep_token(connection, sealer, user, known.provider, granted)
+            await keep_token(connection, sealer, user, known.provider, granted)
 
 
 async def demand_proof(pool: Pool, user: UserId) -> None:
@@ -289,29 +239,9 @@ async def unlink(pool: Pool, sealer: Sealer, user: UserId, provider: str, offere
         if not {way.provider for way in ways if way.lasts and way.provider != provider} & {EMAIL, *offered}:
             raise Refused(ErrorCode.LAST_IDENTITY)
         await connection.execute(REMOVE_IDENTITY, user, provider)
-        await _let_tokens_go(connection, user, provider)
+        await let_tokens_go(connection, user, provider)
         if provider == EMAIL:
             await forget_address(connection, user)
-
-
-async def revoke_provider_tokens(connection: Connection, sealer: Sealer, user: UserId) -> None:  # noqa: ARG001 - as all that happens when somebody leaves
-    """Have revoked what providers gave for a person; in the transaction in which they leave, while they are still there."""
-    await _let_tokens_go(connection, user, None)
-
-
-async def token_to_revoke(pool: Pool, sealer: Sealer, token: UUID) -> ToRevoke | None:
-    """Return a token that is nobody's any more. None: it is revoked, or somebody's."""
-    async with answering(pool) as connection:
-        row = await connection.fetchrow(GRANT_TO_REVOKE, token)
-    if row is None:
-        return None
-    return ToRevoke(row["provider"], row["client_id"], sealer.open(GRANT, token, row["sealed_token"]))
-
-
-async def forget_token(pool: Pool, token: UUID) -> None:
-    """Forget a token that is worthless now."""
-    async with answering(pool) as connection:
-        await connection.execute(FORGET_GRANT, token)
 
 
 async def forget_spent(pool: Pool) -> None:
@@ -342,21 +272,6 @@ async def _create(
         return None
     assert row is not None
     return Account(**row)
-
-
-async def _keep_token(
-    connection: Connection, sealer: Sealer, user: UserId, provider: str, granted: Granted
-) -> None:
-    await connection.execute(LOCK_PERSON, user)
-    token: UUID = await connection.fetchval(FIND_GRANT, user, provider, granted.client) or uuid4()
-    sealed = sealer.seal(GRANT, token, granted.token)
-    await connection.execute(RENEW_GRANT, token, user, provider, granted.client, sealed)
-
-
-async def _let_tokens_go(connection: Connection, user: UserId, provider: str | None) -> None:
-    rows = await connection.fetch(LET_GRANTS_GO, user, provider)
-    if rows:
-        await enqueue_all(connection, [RevokeToken(token=row["id"]) for row in rows])
 
 
 async def _ways_in(connection: Connection, sealer: Sealer, user: UserId) -> list[WayIn]:

@@ -13,7 +13,7 @@ from storage.links import Purpose, make_link, void_links
 from storage.people import SET_HASH
 from storage.postgres.pool import Pool, answering
 from storage.sealing import Sealer
-from storage.session import END_SESSIONS
+from storage.session import DROP_REQUESTS, END_SESSIONS
 
 _ASKED_FOR = "jobs.payload"
 """Where the address of somebody who has forgotten a password is sealed; the row is what was asked."""
@@ -83,6 +83,7 @@ async def reset_password(pool: Pool, sealer: Sealer, token: str, password_hash: 
         user = identity.account.id
         await connection.execute(SET_HASH, user, password_hash, None)
         await connection.execute(PROVE, user)
+        await connection.execute(DROP_REQUESTS, user)  # whoever is thrown out by this may have asked
         await connection.execute(END_SESSIONS, user, "password reset", None)
         await void_links(connection, user, Purpose.RESET)
         await enqueue(connection, PasswordSet(user=user))
@@ -94,6 +95,7 @@ async def change_password(pool: Pool, user: UserId, session: SessionId, old: str
     async with answering(pool) as connection, connection.transaction():
         if await connection.fetchval(SET_HASH, user, new, old) is None:
             raise Refused(ErrorCode.CREDENTIALS_REFUSED)
+        await connection.execute(DROP_REQUESTS, user)
         await connection.execute(END_SESSIONS, user, "password changed", session)
         await void_links(connection, user, Purpose.RESET)
         await enqueue(connection, PasswordSet(user=user))

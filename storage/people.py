@@ -66,10 +66,6 @@ SET_ANONYMITY = """
 update users set anonymous = $2 where id = $1 and anonymous <> $2 returning true
 """
 
-HASH_OF = """
-select password_hash from identities where user_id = $1 and provider = 'EMAIL' limit 1
-"""
-
 SET_HASH = """
 update identities set password_hash = $2
 where user_id = $1 and provider = 'EMAIL' and ($3::text is null or password_hash = $3)
@@ -224,13 +220,6 @@ async def set_anonymity(pool: Pool, user: UserId, *, on: bool) -> list[Told]:
             return []
         event = NewEvent(user, Anonymity(anonymous=on), changes_session=True)
         return await person_events.append(connection, [event])
-
-
-async def password_of(pool: Pool, user: UserId) -> str | None:
-    """Return what a person's password is checked against. None for one who has none."""
-    async with answering(pool) as connection:
-        stored: str | None = await connection.fetchval(HASH_OF, user)
-    return stored
 
 
 async def keep_new_hash(pool: Pool, user: UserId, old: str, new: str) -> None:

@@ -26,7 +26,7 @@ from storage import (
     devices,
     emails,
     engagement,
-    identities,
+    grants,
     ledger,
     links,
     media,
@@ -64,7 +64,7 @@ EXPORTS_OF = Part(
 
 PARTS: Final[tuple[Part, ...]] = (
     *people.PARTS,
-    *identities.PARTS,
+    *grants.PARTS,
     *session.PARTS,
     *emails.PARTS,
     *links.PARTS,

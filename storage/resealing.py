@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 from msgspec import Struct
 
-from storage import devices, emails, identities, moderation, people, privacy, session, waitlist
+from storage import devices, emails, grants, moderation, people, privacy, session, waitlist
 from storage.postgres.pool import Pool, answering
 from storage.sealing import INDEX_KEY, BrokenSeal, Sealer
 
@@ -43,7 +43,7 @@ class Sealed(Struct, frozen=True):
 SEALED: Final = (
     Sealed(people.ADDRESS, "user_id"),
     Sealed(session.DEVICE),
-    Sealed(identities.GRANT),
+    Sealed(grants.GRANT),
     Sealed(privacy.PIECE),
     Sealed(moderation.ABOUT),
     Sealed(moderation.REASON),

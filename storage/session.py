@@ -26,6 +26,7 @@ from protocol.refusals import ErrorCode, Refused
 from protocol.session import SessionEntry
 from protocol.subscriptions import Subscription
 from storage.notifications import UNREAD_OF
+from storage.people import LOCK_PERSON
 from storage.personal import Part
 from storage.postgres.pool import Connection, Pool, answering
 from storage.sealing import Sealer
@@ -119,6 +120,11 @@ REVOKE_OTHERS = """
 update sessions set ended_at = now(), ended_because = 'revoked'
 where user_id = $1 and id <> $2 and ended_at is null
 returning id
+"""
+
+# Whoever is thrown out by this may have asked for another address, and hold its link.
+DROP_REQUESTS = """
+delete from email_changes where user_id = $1 and confirmed_at is null
 """
 
 AGE = """
@@ -315,14 +321,20 @@ async def sessions_of(
 
 
 async def revoke_session(pool: Pool, user: UserId, session: SessionId) -> bool:
-    """End a session of `user`, who may have ended it before. False when it is none of theirs."""
-    async with answering(pool) as connection:
-        return await connection.fetchval(REVOKE_SESSION, session, user) is not None
+    """End a session of `user`, who may have ended it before; what was asked for an address is void. False when it is none of theirs."""
+    async with answering(pool) as connection, connection.transaction():
+        await connection.execute(LOCK_PERSON, user)
+        if await connection.fetchval(REVOKE_SESSION, session, user) is None:
+            return False
+        await connection.execute(DROP_REQUESTS, user)
+    return True
 
 
 async def revoke_others(pool: Pool, user: UserId, session: SessionId) -> list[SessionId]:
-    """End all sessions of `user` but one, and return those that were ended by this."""
-    async with answering(pool) as connection:
+    """End all sessions of `user` but one, and return those that were ended by this; what was asked for an address is void."""
+    async with answering(pool) as connection, connection.transaction():
+        await connection.execute(LOCK_PERSON, user)
+        await connection.execute(DROP_REQUESTS, user)
         return [row["id"] for row in await connection.fetch(REVOKE_OTHERS, user, session)]
 
 

@@ -72,6 +72,14 @@ def test_spellings_of_a_mailbox(spelling: str) -> None:
     assert mailbox(spelling) == "adalovelace@gmail.com"
 
 
+@pytest.mark.parametrize(
+    "spelling", ["ada@bücher.example", "a.da@XN--BCHER-KVA.example", "ada+x@bu\u0308cher.example"]
+)
+def test_spellings_of_a_host(spelling: str) -> None:
+    """A host that is written as people read it is the one that mail servers know."""
+    assert mailbox(spelling) == "ada@xn--bcher-kva.example"
+
+
 def test_other_mailboxes() -> None:
     """Other people are others, and what is no address is counted by what it is."""
     assert mailbox("ada@example.org") != mailbox("ada@example.com")

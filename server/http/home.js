@@ -3,11 +3,11 @@ import { Problem, ask, askAsMe, call, live, renew, signIn, signOut } from "/live
 
 const REACTIONS = ["HEART", "CLAP", "FIRE", "PEACE", "INSPIRE", "STRENGTH", "GRATITUDE", "MINDFUL"];
 const WAYS = { email: "your e-mail address and password", google: "Google", apple: "Apple" };
-const ERRORS = {
-  cancelled: "You have not signed in.",
-  account_exists: "There is an account with this address already. Sign in to it first.",
-  invitation_required: "One comes in by invitation.",
-};
+const ERRORS = new Map([
+  ["cancelled", "You have not signed in."],
+  ["account_exists", "There is an account with this address already. Sign in to it first."],
+  ["invitation_required", "One comes in by invitation."],
+]);
 const at = (id) => document.getElementById(id);
 const show = (...ids) => {
   for (const id of ["door", "rooms", "room", "account", "sign-out"]) at(id).hidden = !ids.includes(id);
@@ -313,7 +313,7 @@ at("leave").addEventListener("click", leave);
 async function start() {
   const came = new URLSearchParams(location.hash.slice(1));
   if (location.hash) history.replaceState(null, "", "/");
-  if (came.has("error")) say(ERRORS[came.get("error")] ?? "That did not work. Try again.", true);
+  if (came.has("error")) say(ERRORS.get(came.get("error")) ?? "That did not work. Try again.", true);
   try {
     await renew();
   } catch {

@@ -12,6 +12,7 @@ from server.emails import Email, mailbox, normalised_email
 from server.http.auth import ASKED_LETTERS, LETTERS, NewPassword
 from server.http.callers import REFUSALS, Caller, caller_of, only_fresh
 from server.http.endpoint import Endpoint, WithCookies
+from server.http.passwords import OwnPassword, Proofs
 from server.http.proofs import ID_TOKEN_EXAMPLE, IdToken, proven_on_device
 from server.http.providers import PROVIDER, Arrivals
 from server.passwords import Passwords, check_strength
@@ -46,12 +47,14 @@ class LinkOnDevice(IdToken, kw_only=True):
     provider: Annotated[
         str, Meta(description="With whom.", extra_json_schema={"enum": list(PROVIDER.choices)})
     ]
+    password: OwnPassword | None = None
 
 
 class LinkInPage(Struct):
     """Where the page wants its browser to be after it has been at the provider."""
 
     then: Annotated[str, Meta(max_length=500, description="A path, or a page of an allowed origin.")] = "/"
+    password: OwnPassword | None = None
 
 
 class LinkBegun(Struct):
@@ -70,9 +73,10 @@ class AddEmail(Struct):
 class OwnIdentities:
     """The operations on one's own identities, of one node."""
 
-    def __init__(self, node: Node, arrivals: Arrivals, passwords: Passwords) -> None:
+    def __init__(self, node: Node, arrivals: Arrivals, passwords: Passwords, proofs: Proofs) -> None:
         self._node = node
         self._arrivals = arrivals
+        self._proofs = proofs
         self._passwords = passwords
 
     async def identities(self, request: Request) -> Identities:
@@ -92,9 +96,10 @@ class OwnIdentities:
         )
 
     async def link_on_device(self, request: Request, body: LinkOnDevice) -> None:
-        """Add Google or Apple, with an ID token that an app has. What was refused for its address at a sign-in is still good."""
+        """Add Google or Apple, with an ID token that an app has, and your password or a fresh sign-in. What was refused for its address at a sign-in is still good."""
         caller = await caller_of(self._node, request)
         provider = self._node.providers.find(body.provider)
+        await self._proofs.of_person(request, caller, body.password)
         proven = await proven_on_device(provider, body)
         stores = self._node.stores
         await link(
@@ -107,9 +112,11 @@ class OwnIdentities:
         )
 
     async def link_in_page(self, request: Request, body: LinkInPage) -> WithCookies:
-        """Begin to add Google or Apple: the page sends its browser to the address in the answer."""
+        """Begin to add Google or Apple, with your password or a fresh sign-in: the page sends its browser to the address in the answer."""
         caller = await caller_of(self._node, request)
-        url, keeping = self._arrivals.begin_link(self._arrivals.provider(request), body.then, caller.session)
+        provider = self._arrivals.provider(request)
+        await self._proofs.of_person(request, caller, body.password)
+        url, keeping = self._arrivals.begin_link(provider, body.then, caller.session)
         return WithCookies(LinkBegun(url), (keeping,))
 
     async def add_email(self, request: Request, body: AddEmail) -> None:
@@ -155,7 +162,9 @@ class OwnIdentities:
 
 def endpoints(own: OwnIdentities) -> list[Endpoint]:
     """List the operations on one's own identities."""
+    proving = (ErrorCode.PROOF_REQUIRED, ErrorCode.CREDENTIALS_REFUSED, ErrorCode.BUSY)
     linking = (
+        *proving,
         ErrorCode.NOT_FOUND,
         ErrorCode.SIGN_IN_REFUSED,
         ErrorCode.IDENTITY_TAKEN,
@@ -223,7 +232,7 @@ def endpoints(own: OwnIdentities) -> list[Endpoint]:
             example=LinkInPage("/settings"),
             answer=LinkBegun,
             signed_in=True,
-            refuses=(*REFUSALS, ErrorCode.NOT_FOUND),
+            refuses=(*REFUSALS, ErrorCode.NOT_FOUND, *proving),
             group="Google and Apple",
         ),
         Endpoint(

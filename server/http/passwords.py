@@ -11,7 +11,7 @@ from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
 from server.emails import Email, mailbox, normalised_email
 from server.http.auth import ASKED_LETTERS, LETTERS, NewPassword, Password
-from server.http.callers import REFUSALS, address_of, caller_of
+from server.http.callers import REFUSALS, Caller, address_of, caller_of, only_fresh
 from server.http.endpoint import Endpoint
 from server.http.guesses import Guesses
 from server.passwords import LONGEST, Passwords, check_strength
@@ -23,6 +23,15 @@ from storage.people import Account
 
 if TYPE_CHECKING:
     from server.node import Node
+
+
+OwnPassword = Annotated[
+    str,
+    Meta(
+        max_length=4096,
+        description="Yours, if your account has one. Without it you must have signed in within the last 10 minutes.",
+    ),
+]
 
 
 class ForgotPassword(Struct):
@@ -67,6 +76,16 @@ class Proofs:
             await self._guesses.wrong(address, email)
             raise Refused(ErrorCode.CREDENTIALS_REFUSED, "This is not your password.", path="$.password")
         return identity
+
+    async def of_person(self, request: Request, caller: Caller, password: str | None) -> None:
+        """Make sure that it is the person who asks: by their password, or by a sign-in of a moment ago, as those do who have none.
+
+        Raises `Refused`: proof_required, credentials_refused, rate_limited, busy.
+        """
+        if password is None or caller.account.email is None:
+            await only_fresh(self._node, caller)
+        else:
+            await self.of_password(request, caller.account, password)
 
 
 class PasswordChanges:

@@ -12,15 +12,13 @@ from starlette.responses import StreamingResponse
 
 from protocol.envelope import Milliseconds
 from protocol.refusals import ErrorCode, Refused
-from server.http.callers import REFUSALS, Caller, address_of, caller_of, only_fresh
+from server.http.callers import REFUSALS, Caller, caller_of
 from server.http.cookies import REFRESH, from_page, no_cookie
 from server.http.endpoint import JSON, Endpoint, Link, Parameter, WithCookies
-from server.http.guesses import Guesses
+from server.http.passwords import OwnPassword, Proofs
 from server.limits import check
-from server.passwords import LONGEST, Passwords
 from storage import privacy
 from storage.departures import remove_person
-from storage.people import password_of
 from storage.redis.limits import Limit
 
 if TYPE_CHECKING:
@@ -35,8 +33,6 @@ _EXPORTED: Final = (
     Link(operation="export_state", meaning="Ask how far it is.", parameters={"export": "/id"}),
     Link(operation="export_document", meaning="Fetch it when it is finished.", parameters={"export": "/id"}),
 )
-
-OwnPassword = Annotated[str, Meta(max_length=4096, description="Yours, if your account has one.")]
 
 
 class Departing(Struct):
@@ -58,10 +54,9 @@ class ExportState(Struct, kw_only=True):
 class OwnData:
     """The operations on all that is one's own, of one node."""
 
-    def __init__(self, node: Node, passwords: Passwords) -> None:
+    def __init__(self, node: Node, proofs: Proofs) -> None:
         self._node = node
-        self._passwords = passwords
-        self._guesses = Guesses(node.quotas, node.stores.redis)
+        self._proofs = proofs
 
     async def ask_export(self, request: Request) -> ExportState:
         """Have everything about you written down, as one JSON document. Asked for again while it is made it is the same one."""
@@ -98,25 +93,12 @@ class OwnData:
         What stays of it, without your name, is listed in the documents.
         """
         caller = await caller_of(self._node, request)
-        await self._prove(request, caller, body.password)
+        await self._proofs.of_person(request, caller, body.password)
         departure = await remove_person(self._node.stores.pool, self._node.stores.sealer, caller.account.id)
         if departure is None:
             raise Refused(ErrorCode.SESSION_ENDED)
         self._node.person_left(departure.user, departure.rooms)
         return WithCookies(None, (no_cookie(REFRESH),)) if from_page(request) else None
-
-    async def _prove(self, request: Request, caller: Caller, password: str | None) -> None:
-        """Make sure that it is the person who asks, not somebody at their device. Raises `Refused`."""
-        account = caller.account
-        stored = await password_of(self._node.stores.pool, account.id) if password is not None else None
-        if password is None or stored is None or account.email is None:
-            await only_fresh(self._node, caller)
-            return
-        address = address_of(self._node, request)
-        await self._guesses.check(address, account.email)
-        if not await self._passwords.matches(stored, password[: LONGEST + 1]):
-            await self._guesses.wrong(address, account.email)
-            raise Refused(ErrorCode.CREDENTIALS_REFUSED)
 
     async def _export(self, request: Request) -> tuple[Caller, privacy.Export]:
         caller = await caller_of(self._node, request)

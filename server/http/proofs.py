@@ -15,7 +15,8 @@ from server.emails import normalised_email
 from server.gateways.identity import LEEWAY_SECONDS, Proof, Provider
 from server.http.auth import LONGEST_NAME
 from server.http.flows import UnderWay
-from storage.identities import Granted, Known, Spent
+from storage.grants import Granted
+from storage.identities import Known, Spent
 
 _LOGGER = logging.getLogger("looprooms.identity")
 

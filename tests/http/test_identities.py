@@ -11,7 +11,8 @@ import pytest
 
 from server.http.cookies import REFRESH
 from server.jobs import PERFORMERS
-from storage.identities import RevokeToken, forget_spent
+from storage.grants import RevokeToken
+from storage.identities import forget_spent
 from storage.jobs import kind_of
 from storage.resealing import SEALED
 from tests.http.browser import HOME, Browser, Stopped
