@@ -23,6 +23,7 @@ from protocol.envelope import NOBODY, RoomId, UserId
 from protocol.reactions import Reaction, Target, TargetKind
 from protocol.refusals import ErrorCode, Refused
 from storage.checkouts import leave_checkouts
+from storage.engagement import leave_engagement
 from storage.grants import revoke_provider_tokens
 from storage.jobs import Job, enqueue
 from storage.media import leave_media
@@ -158,6 +159,7 @@ LEAVES: Final[tuple[Leave, ...]] = (
     leave_checkouts,
     leave_provider,
     leave_media,
+    leave_engagement,
 )
 """What other domains do in the transaction, while the person is still there: remove what does not refer to them, have something
 done outside by a job."""

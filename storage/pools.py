@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
+from uuid import UUID
 
 from storage.ledger import PLATFORM, Booking, balance, book, creator_of, earnings, split
 from storage.postgres.pool import Connection, Pool, answering
@@ -36,11 +37,14 @@ select period from pools where closed_at is null and period < $1 order by period
 """
 
 ENGAGED = """
-select r.host_id, floor(sum(e.seconds))::bigint as seconds
+select r.host_id, sum(e.seconds) as seconds
 from engagement e join rooms r on r.id = e.room_id
 where to_char(e.day, 'YYYY-MM') = $1 and r.host_id is not null
-group by r.host_id having sum(e.seconds) >= 1
-order by r.host_id
+group by r.host_id order by r.host_id
+"""
+
+LEFT = """
+select payee_id, seconds from engagement_left where period = $1 order by payee_id
 """
 
 
@@ -85,11 +89,15 @@ async def close(pool: Pool, period: str) -> bool:
 
 
 async def _shares(connection: Connection, period: str, cents: int) -> dict[str, int]:
-    weights: dict[str, int] = {}
+    seconds: dict[UUID, float] = {
+        row["payee_id"]: row["seconds"] for row in await connection.fetch(LEFT, period)
+    }
     for row in await connection.fetch(ENGAGED, period):
         creator = await creator_of(connection, row["host_id"])
         if creator is not None:
-            weights[earnings(creator)] = (100 - PLATFORM_PERCENT) * row["seconds"]
+            seconds[creator] = seconds.get(creator, 0.0) + row["seconds"]
+    percent = 100 - PLATFORM_PERCENT
+    weights = {earnings(one): percent * int(counted) for one, counted in seconds.items() if counted >= 1}
     if not weights:
         year, month = map(int, period.split("-"))
         following = f"{year + month // 12:04d}-{month % 12 + 1:02d}"

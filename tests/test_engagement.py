@@ -18,6 +18,7 @@ from server import engagement as counting
 from server.engagement import close_pools
 from server.jobs import DAY
 from storage import engagement, pools
+from storage.departures import remove_person
 from storage.ledger import CARDS, PLATFORM, creator_of, earnings
 from storage.postgres.pool import Pool
 from storage.sales import Sale, link, returned, sell
@@ -201,6 +202,54 @@ async def test_a_month_is_shared_once(two: Meeting) -> None:
     assert await two.pool.fetchval("select count(*) from engagement") == 1
     await close_on_both(two)
     assert await two.pool.fetchval("select count(*) from ledger_transactions where kind = 'pool'") == 1
+
+
+@pytest.mark.parametrize("who", ["nobody", "members", "a host", "everyone"])
+async def test_who_leaves_takes_nothing_from_creators(two: Meeting, who: str) -> None:
+    """In a month that is open: what counts is the same, of nobody, also for a host who leaves; a month that is closed stays so."""
+    pool, sealer = two.pool, two.sites[0].node.stores.sealer
+    rooms = [await make_room(pool, slug, preview=60) for slug in ("much", "little")]
+    hosts = [await pool.fetchval("select host_id from rooms where id = $1", room) for room in rooms]
+    for room, seconds in ((rooms[0], 2000.4), (rooms[0], 999.6), (rooms[1], 1000.9)):
+        await stayed(pool, room, seconds)
+    await stayed(pool, rooms[1], 5000, "2026-10-01")
+    await close_pools(two.sites[0].node, NOVEMBER)
+    assert await pool.fetchval("select count(*) from engagement") == 3
+    await paid(pool, 1001)
+    creators = []
+    for host in hosts:
+        async with pool.acquire() as connection:
+            creators.append(await creator_of(connection, host))
+    members = [row["user_id"] for row in await pool.fetch("select user_id from engagement order by seconds")]
+    leaving = {
+        "nobody": [],
+        "members": members,
+        "a host": hosts[:1],
+        "everyone": [*members[:2], *hosts, members[2]],
+    }
+    for one in leaving[who]:
+        assert await remove_person(pool, sealer, one) is not None
+    assert bool(await pool.fetchval("select count(*) from engagement_left")) == (who != "nobody")
+    await close_on_both(two)
+    rows = await pool.fetch("select account, sum(cents)::int as cents from ledger_entries group by 1")
+    assert {row["account"]: row["cents"] for row in rows if row["cents"]} == {
+        CARDS: 1001,
+        PLATFORM: -200,
+        f"earnings:{creators[0]}": -601,
+        f"earnings:{creators[1]}": -200,
+    }
+    assert await pool.fetchval("select count(*) from engagement_left") == 0
+
+
+async def test_one_who_is_leaving_does_not_stop_the_counting(two: Meeting) -> None:
+    """Of all who are there the others count, and nobody waits."""
+    room = await make_room(two.pool, "premium", preview=60)
+    ada, bo = await subscriber(two), await subscriber(two)
+    async with two.pool.acquire() as connection, connection.transaction():
+        await connection.execute("select from users where id = $1 for update", ada.user)
+        await engagement.count(two.pool, [(room, ada.user), (room, bo.user)], 60, 3600)
+        await connection.execute("delete from users where id = $1", ada.user)
+    assert list(await found(two.pool)) == [(room, bo.user)]
 
 
 async def test_what_comes_late_is_of_the_present_month(two: Meeting) -> None:

@@ -150,6 +150,7 @@ async def test_nothing_is_left_but_the_list(place: Town) -> None:
         "looprooms",
         "chat_lines",
         "chat_changes",
+        "engagement",
         "creator",
         "applications_decided",
         "decisions_made",
