@@ -127,6 +127,55 @@ async def test_reactions_to_a_comment(nodes: Standing) -> None:
     assert await listed(enemy, vybe) == []
 
 
+async def test_authors_are_notified(nodes: Standing) -> None:
+    """Whose vybe or comment it is hears, once and counted, that somebody has said something about it or has reacted to it; never of
+    themselves, and of who is anonymous there by their pseudonym of it alone.
+    """
+    ada, ben, cleo = await several(nodes.north, "ada", "ben", "cleo")
+    vybe = (await post(ada, "x", "ANONYMOUS"))["id"]
+    await comment(ada, vybe, "my own word")
+    await react(ada, "vybe", vybe)
+    said = await comment(ben, vybe, "a word")
+    await cleo.call("person.anonymous", on=True)
+    masked = await comment(cleo, vybe, "another")
+    await react(cleo, "vybe", vybe, "FIRE")
+    await react(cleo, "vybe", vybe, "CLAP")
+    await react(ada, "comment", said["id"])
+    noted = (await ada.call("notification.list"))["notifications"]
+    seen = [(one["kind"], one["thing"]["id"], one.get("count", 1), one["actor"]) for one in reversed(noted)]
+    assert seen == [
+        ("comment", vybe, 2, masked["author"]),
+        ("reaction", vybe, 1, masked["author"]),
+    ]
+    assert noted[1]["part"] == masked["id"]
+    assert str(who(cleo)) not in repr(noted)
+    (to_ben,) = (await ben.call("notification.list"))["notifications"]
+    assert (to_ben["kind"], to_ben["thing"]) == ("reaction", {"kind": "comment", "id": said["id"]})
+    assert str(who(ada)) not in repr(to_ben)
+    await heard(ada, "notification.notice")
+
+
+async def test_who_is_blocked_is_not_heard(nodes: Standing) -> None:
+    """Of somebody who is hidden nothing is read under a vybe, live, in the snapshot and in the list; offsets have no gap by it."""
+    ada, ben, enemy = await several(nodes.north, "ada", "ben", "enemy")
+    vybe = (await post(ada, "x"))["id"]
+    await comment(enemy, vybe, "poisonous words")
+    assert (await ben.call("person.block", person=str(who(enemy))))["type"] == "person.blocked"
+    opened = await ben.call("vybe.open", vybe=vybe)
+    assert opened["recent"] == []
+    said = await comment(enemy, vybe, "poisonous, too")
+    await enemy.call("comment.edit", comment=said["id"], text="poisonous still")
+    await react(enemy, "vybe", vybe)
+    await comment(ada, vybe, "a kind word")
+    await until(lambda: len(happened(ben, vybe)) == 3, PATIENCE)
+    assert [one["offset"] for one in happened(ben, vybe)] == [2, 3, 4]
+    assert await listed(ben, vybe) == ["a kind word"]
+    everything = repr(ben.heard) + repr(opened)
+    assert "poison" not in everything
+    await ada.call("person.block", person=str(who(ben)))
+    await heard(ben, "vybe.removal", vybe=vybe)
+
+
 async def test_who_may_not_see_it_any_more_is_put_out(nodes: Standing) -> None:
     """Where a friendship has ended, a vybe for friends that is open is closed: no word that follows is heard."""
     ada, ben = await several(nodes.north, "ada", "ben")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from protocol.chat import ChatLine, ChatRemoval, ChatRevision, Line
 from protocol.codec import JSON, MSGPACK
-from protocol.envelope import NOBODY
+from protocol.comments import Comment, CommentEntry, CommentRemoval, CommentRevision
+from protocol.envelope import NOBODY, CommentId, VybeId
 from protocol.presence import Confidence, RoomPulse, RoomState
 from protocol.reactions import Reaction, Reactor, Tally
 from server.hub.veil import Sight, Veil, named
@@ -41,6 +43,24 @@ def test_changes_of_a_line() -> None:
     gone = ChatRemoval(room=ROOM, offset=4, line=line(ADA).id, of=3, departed=True)
     assert seen(packets, NOT_ADA) == [gone, removal]
     assert NOT_ADA.event(removal) == removal
+
+
+def test_a_comment() -> None:
+    """What is said and edited about a vybe by somebody who is not heard is seen as a comment that was removed."""
+    vybe, (mine, theirs) = VybeId(UUID(int=7)), (CommentId(UUID(int=n)) for n in (8, 9))
+    of_ada = Comment(id=mine, offset=3, author=ADA, text="hello", sent_at=5)
+    of_bo = Comment(id=theirs, offset=4, author=BO, text="hello", sent_at=5)
+    packets = [
+        packed(CommentEntry(vybe=vybe, offset=3, comment=of_ada), offset=3),
+        packed(CommentEntry(vybe=vybe, offset=4, comment=of_bo), offset=4),
+        packed(CommentRevision(vybe=vybe, offset=5, comment=of_ada), Kind.DURABLE, 5),
+    ]
+    for veil in (NOT_ADA, NOT_ADAS_WORDS):
+        assert seen(packets, veil) == [
+            CommentRemoval(vybe=vybe, offset=3, comment=mine, of=3),
+            CommentEntry(vybe=vybe, offset=4, comment=of_bo),
+            CommentRemoval(vybe=vybe, offset=5, comment=mine, of=3),
+        ]
 
 
 def test_a_pulse() -> None:
