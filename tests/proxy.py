@@ -22,6 +22,8 @@ class Proxy:
         self.delay = 0.0
         self.accepted = 0
         """Connections that were made so far."""
+        self.carried = 0
+        """Bytes that were let through so far, either way."""
 
     @property
     def address(self) -> str:
@@ -104,6 +106,7 @@ class Proxy:
                 if writer.transport.is_closing():
                     return
                 writer.write(data)
+                self.carried += len(data)
                 await writer.drain()
             await self._flowing.wait()
             if not writer.transport.is_closing():

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import http.client
 import time
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,7 +18,10 @@ from protocol.client.calls import refused
 from protocol.envelope import Error
 
 TIMEOUT: Final = 10.0
-"""Seconds that one request may take."""
+"""Seconds that the server may be silent in one request."""
+_JSON: Final = {"Content-Type": "application/json"}
+
+AnswerT = TypeVar("AnswerT")
 
 
 class Tokens(msgspec.Struct):
@@ -41,7 +45,7 @@ class Account:
     """A signed-in account on one server. Called, it returns an access token with at least half of its life left."""
 
     def __init__(self, url: str, tokens: Tokens) -> None:
-        self._url = url
+        self.url = url
         self._lock = asyncio.Lock()
         self._keep(tokens)
 
@@ -54,7 +58,7 @@ class Account:
         async with self._lock:
             if time.monotonic() >= self._fresh_until:
                 body = {"refresh_token": self._tokens.refresh_token}
-                self._keep(await _post(self._url, "/auth/refresh", body))
+                self._keep(await _post(self.url, "/auth/refresh", body))
             return self._tokens.access_token
 
 
@@ -70,17 +74,25 @@ async def register(url: str, email: str, password: str, name: str) -> Account:
 
 
 async def _post(url: str, path: str, body: dict[str, Any]) -> Tokens:
-    return await asyncio.to_thread(_post_and_wait, url, path, msgspec.json.encode(body))
+    return await asyncio.to_thread(exchange, url, "POST", path, Tokens, msgspec.json.encode(body))
 
 
-def _post_and_wait(url: str, path: str, body: bytes) -> Tokens:
+def exchange(
+    url: str,
+    method: str,
+    path: str,
+    answer: type[AnswerT],
+    body: bytes | BinaryIO | None = None,
+    headers: Mapping[str, str] = _JSON,
+) -> AnswerT:
+    """Send a request and wait for its answer, in a thread. Raises `protocol.refusals.Refused`, and OSError as `sign_in` does."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or parts.hostname is None:
         raise ValueError(f"{url!r} is not an address such as http://127.0.0.1:8000")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname, parts.port, timeout=TIMEOUT)
     try:
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        connection.request(method, path, body, dict(headers))
         response = connection.getresponse()
         data = response.read()
     except http.client.HTTPException as error:
@@ -89,7 +101,7 @@ def _post_and_wait(url: str, path: str, body: bytes) -> Tokens:
         connection.close()
     try:
         if response.status < 300:
-            return msgspec.json.decode(data, type=Tokens)
+            return msgspec.json.decode(data, type=answer)
         problem = msgspec.json.decode(data, type=Problem)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise ConnectionError(
