@@ -6,17 +6,21 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 
 from protocol.envelope import NOBODY, Person, RoomId, UserId
+from storage.postgres.pool import Pool
+from tests.hosting import hosting, make_room
 from tests.http.conftest import Servers, servers
 from tests.leaving import town
 from tests.nodes.raw import Message
+from tests.redis.valkeys import Valkey
 from tests.standing import Room, Standing, nodes, room
-from tests.stores import postgres
+from tests.stores import database_url, pool, postgres, valkey
 from tests.visitors import Visitor, arrive, visit
 from tests.waiting import until
 
-__all__ = ["nodes", "postgres", "room", "servers"]  # fixtures
+__all__ = ["database_url", "nodes", "pool", "postgres", "room", "servers", "valkey"]  # fixtures
 
 GONE = msgspec.to_builtins(NOBODY, str_keys=True) | {"id": str(NOBODY.id)}
 
@@ -285,6 +289,23 @@ async def test_the_rooms_of_a_host(nodes: Standing, room: Room) -> None:
 async def _joins(visitor: Visitor, room: Room) -> bool:
     answer = await visitor.call("room.join", room=room.slug)
     return bool(answer["type"] == "room.joined") or await _breathe()
+
+
+async def test_word_that_is_lost(
+    database_url: str, valkey: Valkey, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that has not heard of a block finds it by itself, on both sides, and puts out of a host's room whom it hides."""
+    monkeypatch.setattr("server.session.SWEEP_SECONDS", 0.05)
+    here, room = await make_room(pool, "here"), await make_room(pool, "calm")
+    async with hosting(database_url, valkey.url, pool) as host:
+        ada, bo = await visit(host, "Ada", here, room), await visit(host, "Bo", here, room)
+        await pool.execute("update rooms set host_id = $2 where id = $1", here, ada.person.id)
+        await pool.execute(
+            "insert into blocks (blocker_id, blocked_id) values ($1, $2)", ada.person.id, bo.person.id
+        )
+        await until(lambda: [message for message in bo.heard if message["type"] == "room.departure"])
+        for visitor in (ada, bo):
+            await sees(visitor, room, visitor)
 
 
 async def test_through_a_pseudonym(nodes: Standing, room: Room) -> None:

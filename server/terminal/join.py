@@ -37,6 +37,7 @@ from protocol.notifications import Notice
 from protocol.presence import Confidence, ListPresence, RoomPulse, SetConfidence, SetTyping
 from protocol.reactions import AddReaction, Reaction, RemoveReaction, Target, TargetKind
 from protocol.refusals import ErrorCode, Refused
+from protocol.relations import BlockPerson, ListRelations, RelationKind, UnblockPerson
 from protocol.rooms import (
     Cue,
     Departure,
@@ -71,6 +72,8 @@ HELP: Final = """\
   /confidence 7      how confident you feel, 1 to 10
   /edit NEW TEXT     change your last line
   /remove            remove your last line
+  /block NAME        not be there for somebody any more, nor they for you
+  /unblock NAME      take that back
   /quit              leave (so does ctrl-D)"""
 
 TYPING_AGAIN: Final = 3.0
@@ -405,6 +408,10 @@ class Visit:
         elif command == "/remove" and self._mine is not None:
             await self._client.call(RemoveChat(self._ref, self._mine))
             self._mine = None
+        elif command == "/block" and rest:
+            await self._block(rest)
+        elif command == "/unblock" and rest:
+            await self._unblock(rest)
         elif command in {"/edit", "/remove"} and self._mine is None:
             self._terminal.show("! You have said nothing here yet.")
         elif command == "/help":
@@ -425,6 +432,29 @@ class Visit:
             given = await self._client.call(AddReaction(target, reaction))
             if not given.added:
                 self._terminal.show(f"! You have given your {reaction.lower()} already.")
+
+    async def _block(self, name: str) -> None:
+        known = [*self._people.values(), *self._lines.values()]
+        person = next((one for one in known if readable(one.name) == name and one.id != self._me), None)
+        if person is None:
+            self._terminal.show(f"! You see nobody here who is called {readable(name)}.")
+            return
+        done = await self._client.call(BlockPerson(person=person.id, room=self._ref))
+        self._people.pop(person.id, None)
+        self._terminal.show(
+            f"* You and {readable(done.relation.person.name)} are not there for each other any more."
+        )
+
+    async def _unblock(self, name: str) -> None:
+        blocked = await self._client.call(ListRelations(RelationKind.BLOCKED, limit=100))
+        people = [one.person for one in blocked.relations if readable(one.person.name) == name]
+        for person in people:
+            await self._client.call(UnblockPerson(person.id))
+        self._terminal.show(
+            f"* {readable(name)} is there for you again."
+            if people
+            else f"! You have blocked nobody who is called {readable(name)}."
+        )
 
     async def _who(self) -> None:
         page = await self._client.call(ListPresence(self._ref, limit=50))

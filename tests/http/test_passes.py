@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from storage.postgres.pool import Pool
+from storage.relations import block
 from tests.backstage import Backstage, backstage
 from tests.hosting import make_room
 from tests.redis.valkeys import Valkey
@@ -22,8 +23,12 @@ async def back(database_url: str, valkey: Valkey, pool: Pool) -> AsyncIterator[B
 
 
 async def test_who_may_buy(back: Backstage) -> None:
-    """Whoever is signed in and has none. Those who come in anyway need none; a room that is hidden is not there."""
+    """Whoever is signed in and has none. Those who come in anyway need none; a room that is hidden is not there, nor that of a
+    host between whom and oneself a block stands.
+    """
     ada, mo = await back.shop.guest(), await back.shop.guest()
+    apart = await back.shop.guest()
+    await block(back.shop.pool, back.host.user, apart.user)
     await back.shop.pool.execute("update users set role = 'MODERATOR' where id = $1", mo.user)
     await make_room(back.shop.pool, "open")
     draft = await make_room(back.shop.pool, "draft", status="DRAFT")
@@ -36,6 +41,7 @@ async def test_who_may_buy(back: Backstage) -> None:
         (ada, "draft", (404, "not_found")),
         (ada, str(draft), (404, "not_found")),
         (ada, "nowhere", (404, "not_found")),
+        (apart, "exclusive", (404, "not_found")),
         (back.host, "exclusive", (409, "pass_held")),
         (mo, "exclusive", (409, "pass_held")),
     ):

@@ -44,6 +44,16 @@ from protocol.reactions import (
     RemoveReaction,
     Tally,
 )
+from protocol.relations import (
+    BlockPerson,
+    ListRelations,
+    PersonBlocked,
+    PersonUnblocked,
+    Relation,
+    RelationKind,
+    RelationsListed,
+    UnblockPerson,
+)
 from protocol.rooms import Cue, Departure, JoinRoom, LeaveRoom, OnAir, RoomLeft, RoomUnlocked
 from protocol.session import Shed
 from server.terminal.join import Visit, readable, run
@@ -220,6 +230,36 @@ async def test_typed_lines(peer: Peer) -> None:
             "* 5 here: Ada, Cy[2J and 3 more",
             "! You have given your heart already.",
             "! You have given no heart.",
+        ]
+
+
+async def test_blocking_by_name(peer: Peer) -> None:
+    """Somebody is blocked by the name that one sees, as they are seen in this room; and again by name it is taken back."""
+    async with visiting(peer) as (visit, paper, server):
+
+        async def asked(kind: type[CommandT], answer: Answer) -> CommandT:
+            command = await server.hears(kind)
+            answer.id = command.id
+            await server.says(answer)
+            return command
+
+        blocking = asyncio.create_task(visit.obey("/block Bo"))
+        named = await asked(BlockPerson, PersonBlocked(Relation(person=BO, blocked=True), id=0))
+        await blocking
+        assert (named.person, named.room) == (BO.id, str(ROOM))
+        await visit.obey("/block Nobody\x1b[2J")
+        for name in ("Bo", "Di"):
+            undoing = asyncio.create_task(visit.obey(f"/unblock {name}"))
+            listed = await asked(ListRelations, RelationsListed([Relation(person=BO, blocked=True)], id=0))
+            assert listed.kind is RelationKind.BLOCKED
+            if name == "Bo":
+                assert (await asked(UnblockPerson, PersonUnblocked(BO.id, id=0))).person == BO.id
+            await undoing
+        assert paper.fresh() == [
+            "* You and Bo are not there for each other any more.",
+            "! You see nobody here who is called Nobody[2J.",
+            "* Bo is there for you again.",
+            "! You have blocked nobody who is called Di.",
         ]
 
 
