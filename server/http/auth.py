@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 REGISTRATIONS: Final = Limit("registrations", burst=30, rate=1 / 20)
 """Accounts that one address may make."""
 SIGN_INS: Final = Limit("sign-ins", burst=60, rate=1)
-"""Attempts to sign in from one address, right or wrong: each costs 20 ms of a core."""
+"""Passwords that are tried from one address, to sign in or to prove who one is, right or wrong: each costs 20 ms of a core."""
 LETTERS: Final = Limit("letters", burst=6, rate=1 / 3600)
 """Letters to a mailbox that somebody, who may be anybody, may ask for."""
 ASKED_LETTERS: Final = Limit("letters-asked", burst=20, rate=1 / 30)

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from protocol.refusals import ErrorCode, Refused
 from server.emails import Email, mailbox, normalised_email
-from server.http.auth import ASKED_LETTERS, LETTERS, NewPassword
+from server.http.auth import ASKED_LETTERS, LETTERS, SIGN_INS, NewPassword
 from server.http.callers import REFUSALS, Caller, caller_of, only_fresh
 from server.http.endpoint import Endpoint, WithCookies
 from server.http.passwords import OwnPassword, Proofs
@@ -186,6 +186,7 @@ def endpoints(own: OwnIdentities) -> list[Endpoint]:
             path="/me/identities",
             summary="Add Google or Apple in an app",
             handle=own.link_on_device,
+            limits=(SIGN_INS,),
             body=LinkOnDevice,
             example=LinkOnDevice(provider="google", id_token=ID_TOKEN_EXAMPLE, nonce="9f1c7a20d3b84e56"),
             status=204,
@@ -227,6 +228,7 @@ def endpoints(own: OwnIdentities) -> list[Endpoint]:
             path="/me/identities/{provider}",
             summary="Add Google or Apple in a page",
             handle=own.link_in_page,
+            limits=(SIGN_INS,),
             parameters=(PROVIDER,),
             body=LinkInPage,
             example=LinkInPage("/settings"),

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from protocol.envelope import UserId
 from protocol.refusals import ErrorCode, Refused
 from server.emails import Email, mailbox, normalised_email
-from server.http.auth import ASKED_LETTERS, LETTERS, NewPassword, Password
+from server.http.auth import ASKED_LETTERS, LETTERS, SIGN_INS, NewPassword, Password
 from server.http.callers import REFUSALS, Caller, address_of, caller_of, only_fresh
 from server.http.endpoint import Endpoint
 from server.http.guesses import Guesses
@@ -177,6 +177,7 @@ def endpoints(passwords: PasswordChanges) -> list[Endpoint]:
             path="/me/password",
             summary="Change your password",
             handle=passwords.change_password,
+            limits=(SIGN_INS,),
             body=ChangePassword,
             example=ChangePassword("violets under a lamp", "lanterns over the lake"),
             status=204,

@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 
 from protocol.envelope import Milliseconds
 from protocol.refusals import ErrorCode, Refused
+from server.http.auth import SIGN_INS
 from server.http.callers import REFUSALS, Caller, caller_of
 from server.http.cookies import REFRESH, from_page, no_cookie
 from server.http.endpoint import JSON, Endpoint, Link, Parameter, WithCookies
@@ -154,6 +155,7 @@ def endpoints(data: OwnData) -> list[Endpoint]:
             path="/me",
             summary="Leave for good",
             handle=data.leave,
+            limits=(SIGN_INS,),
             body=Departing,
             example=Departing("violets under a lamp"),
             status=204,

@@ -273,11 +273,12 @@ class Page:
         return int(await self.value("document.documentElement.scrollWidth - innerWidth"))
 
     async def picture(self, name: str) -> None:
-        """Keep a picture of the whole page where `PICTURES` says; without it none is made."""
+        """Keep a picture of the page where `PICTURES` says, of the whole one if it is not endless; without it none is made."""
         folder = os.environ.get("PICTURES")
         if folder:
             await self.call("Page.bringToFront")
-            taken = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
+            whole = await self.value("document.documentElement.scrollHeight") < 10_000
+            taken = await self.call("Page.captureScreenshot", captureBeyondViewport=whole)
             await asyncio.to_thread(_keep, Path(folder) / f"{name}.png", base64.b64decode(taken["data"]))
 
 

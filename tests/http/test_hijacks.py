@@ -136,6 +136,24 @@ async def test_linking_is_told(victim: Victim) -> None:
     assert "gmail" not in str(mail.get_body(("plain",)))
 
 
+async def test_what_hashes_is_limited(victim: Victim) -> None:
+    """Whatever looks at a password takes from one bucket: also a right one, sent without end, leaves room for others."""
+    site = victim.world.site
+    described = (await site.client.get("/openapi.json")).json()["paths"]
+    hashing = [
+        (method, path)
+        for path, methods in described.items()
+        for method, operation in methods.items()
+        if "`credentials_refused`" in str(operation["responses"])
+    ]
+    assert len(hashing) >= 6
+    for method, path in hashing:
+        answer = await site.client.request(method, path.replace("{provider}", "google"), json={})
+        assert (
+            '"sign-ins"' in answer.headers["ratelimit"] or '"letters-asked"' in answer.headers["ratelimit"]
+        ), path
+
+
 @pytest.mark.parametrize("path", ["/me/identities", "/me/identities/google"])
 async def test_linking_needs_proof(victim: Victim, path: str) -> None:
     """A session that was left open somewhere adds no way in: it takes the password, or a sign-in of a moment ago."""
