@@ -160,6 +160,13 @@ NOTIFY = """
 select pg_notify($1, '')
 """
 
+WAKE = """
+with due as (
+    update jobs set run_at = now() where kind = $1 and key = $2 and died_at is null and not running returning id
+)
+select pg_notify($3, '') from due
+"""
+
 FORGET_DEAD = """
 delete from jobs where died_at < now() - make_interval(secs => $1)
 """
@@ -238,6 +245,11 @@ async def _enqueue(
     kinds = [kind_of(type(job)) for job in jobs]
     payloads = [msgspec.json.encode(job).decode() for job in jobs]
     await connection.execute(ENQUEUE, kinds, payloads, keys, delay, CHANNEL)
+
+
+async def wake(connection: Connection, job: type[Job], key: str) -> None:
+    """Have a job that waits with a key looked at now: what it waits for may have changed."""
+    await connection.execute(WAKE, kind_of(job), key, CHANNEL)
 
 
 async def take(pool: Pool, places: dict[str, int], *, lease: float) -> list[Taken]:

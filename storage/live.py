@@ -40,7 +40,9 @@ join follows f on f.creator_id = r.host_id
 where r.id = $1 and r.live and (extract(epoch from r.live_since) * 1000)::bigint = $2 and r.status = 'PUBLISHED'
   and f.follower_id > $3
   and not exists (select from hidden_pairs h where h.user_id = f.follower_id and h.other_id = r.host_id)
-  and not exists (select from mutes m where m.muter_id = f.follower_id and m.muted_id = r.host_id)
+  and not exists (
+      select from mutes m where m.muter_id = f.follower_id and m.muted_id = r.host_id and m.known_as is null
+  )
 order by f.follower_id limit $4
 """
 

@@ -2,7 +2,8 @@
 
 `notify` is for every domain: it notes what happened, once per person, kind and thing while that is unread, stores the event that
 tells of it, and leaves it to a job to push it to whoever has devices (`storage.devices`). Nobody is told of what they did themselves, of what is done by somebody who is not there for them or whom they
-have muted, or of a kind that they want to hear nothing of.
+have muted, or of a kind that they want to hear nothing of. A mute is of the name that it was given to: nobody learns by muting who is
+behind a pseudonym.
 
 Everything that changes a person's notifications locks their position first, in the order of their ids: so call it once in a
 transaction, with all that happened in it, after what the domain itself locks.
@@ -34,7 +35,7 @@ from protocol.notifications import (
 )
 from protocol.refusals import ErrorCode, Refused
 from storage import person_events
-from storage.jobs import Job, enqueue_all
+from storage.jobs import Job, enqueue_all, wake
 from storage.people import person
 from storage.person_events import NewEvent, Told
 from storage.personal import Part
@@ -75,7 +76,10 @@ with wanted as (
     where w.user_id is distinct from w.actor_id
       and coalesce(s.ways ->> w.kind, 'push') <> 'none'
       and not exists (select from hidden_pairs h where h.user_id = w.user_id and h.other_id = w.actor_id)
-      and not exists (select from mutes m where m.muter_id = w.user_id and m.muted_id = w.actor_id)
+      and not exists (
+          select from mutes m
+          where m.muter_id = w.user_id and m.muted_id = w.actor_id and coalesce(m.known_as, m.muted_id) = w.face_id
+      )
       and not (w.occasion <> '' and exists (
           select from notifications n
           where n.user_id = w.user_id and n.kind = w.kind and n.thing_id = w.thing_id and n.occasion = w.occasion
@@ -374,7 +378,7 @@ async def set_settings(pool: Pool, user: UserId, settings: NotificationSettings)
     """Let a person be told as they want."""
     quiet = settings.quiet
     ways = msgspec.json.encode(settings.ways).decode()
-    async with answering(pool) as connection:
+    async with answering(pool) as connection, connection.transaction():
         await connection.execute(
             SET,
             user,
@@ -384,6 +388,9 @@ async def set_settings(pool: Pool, user: UserId, settings: NotificationSettings)
             quiet and quiet.zone,
             settings.names,
         )
+        await wake(
+            connection, PushNotifications, str(user)
+        )  # it may wait for the end of quiet hours that are none any more
 
 
 async def forget_doings(pool: Pool, actor: UserId, limit: int) -> int:

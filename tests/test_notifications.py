@@ -28,6 +28,7 @@ from tests.waiting import until
 __all__ = ["servers"]  # fixtures
 
 MASK = Person(id=UserId(UUID(int=7, version=4)), name="Calm Heron 123")
+OTHER_MASK = Person(id=UserId(UUID(int=8, version=4)), name="Wise Otter 321")
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +194,23 @@ async def test_blocked_and_muted_people_do_not_notify(two: Meeting) -> None:
     await happen(two, *(a_reaction(ada, vybe, guest) for guest in doers))
     assert [notice["actor"]["name"] for notice in await listed(device)] == ["E"]
     assert "count" not in (await listed(device))[0]
+
+
+async def test_a_mute_is_of_the_name_that_it_was_given_to(two: Meeting) -> None:
+    """Who was muted is heard under a pseudonym, and a pseudonym that was muted under a name: neither tells of the other."""
+    ada, bo, cy = [await two.guest(name) for name in ("Ada", "Bo", "Cy")]
+    await relations.mute(two.pool, ada.user, bo.user)
+    await relations.mute(two.pool, ada.user, cy.user, MASK)
+    told = await happen(
+        two,
+        a_reaction(ada, uuid4(), bo),
+        a_reaction(ada, uuid4(), bo, face=OTHER_MASK),
+        a_reaction(ada, uuid4(), cy),
+        a_reaction(ada, uuid4(), cy, face=MASK),
+    )
+    device = await come(two, ada)
+    assert [notice["actor"]["name"] for notice in await listed(device)] == ["Cy", OTHER_MASK.name]
+    assert len(told) == 2
 
 
 async def test_a_kind_that_one_wants_to_hear_nothing_of(two: Meeting) -> None:

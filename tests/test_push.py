@@ -24,7 +24,6 @@ from protocol.notifications import NotificationKind, QuietHours, Thing, ThingKin
 from server import push as pushing
 from server.node import Node
 from server.push import ForgetDevices, forget_devices, quiet_for
-from storage.jobs import CHANNEL
 from storage.notifications import NewNotice, notify
 from storage.postgres.pool import Pool
 from tests.http.conftest import Servers, servers
@@ -259,6 +258,22 @@ async def test_read_on_one_device_is_pushed_to_none(place: Place) -> None:
     assert counts(place).spared == spared + 1
 
 
+async def test_read_while_it_is_being_pushed(place: Place) -> None:
+    """It is looked again before each push: whoever reads it while one device is being pushed to hears nothing on the next."""
+    phones = [await place.device()]
+    phones.append(await place.other_device(phones[0]))
+    tablet = await place.other_device(phones[0])
+    await tablet.open()
+    place.fcm.answering.clear()
+    await place.happen(tablet.id)
+    await until(lambda: sum(len(phone.pushed) for phone in phones) == 1)
+    await tablet.app.call("notification.read", upto=1)
+    place.fcm.answering.set()
+    await place.settled()
+    assert sum(len(phone.pushed) for phone in phones) == 1
+    assert (tablet.pushed, len(tablet.live)) == ([], 1)
+
+
 async def test_an_app_that_sleeps_behind_an_open_connection_is_pushed_to(place: Place) -> None:
     """That bytes were written to it does not mean that anybody was told: only what it says does."""
     ada = await place.device()
@@ -384,11 +399,14 @@ async def test_quiet_hours_are_kept(place: Place) -> None:
     await until(lambda: place.pool.fetchval(waiting))
     assert ada.pushed == []
     await ada.open()
-    await ada.app.call("notification.settings", settings={})
-    await place.pool.execute("update jobs set run_at = now() where kind = 'notifications.push'")
-    await place.pool.execute("select pg_notify($1, '')", CHANNEL)
+    await place.happen(ada.id)
+    await until(lambda: len(ada.live) == 2)
+    await ada.app.call("notification.read", upto=1)
+    await ada.close()
+    await place.pool.execute("update push_devices set seen = 0 where user_id = $1", ada.id)
+    await (await ada.member.come()).call("notification.settings", settings={})
     await place.settled()
-    assert len(ada.shown) == 1
+    assert ada.pushed == ada.live[1:], "the one that was not read, and no later than one wants"
 
 
 @pytest.mark.parametrize(
