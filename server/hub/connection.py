@@ -171,6 +171,9 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Take the end of the peer's bytes as the end of the connection."""
+        self._hub.intake.forget(
+            self
+        )  # it is closing, or it would not have been read: nobody hears that any more
         self._protocol.receive_eof()
         self._end()  # the transport closes now, but only when what waits in it is written
         return False
@@ -341,7 +344,7 @@ class Connection(asyncio.Protocol):
     def hold(self, room: Room, packets: Sequence[Packet]) -> None:
         """Take what a room says while not all of it is written: keep, count, conflate or leave it to the backlog by class."""
         if self.backlog and room in self.backlog:
-            packets = [packet for packet in packets if packet.kind not in (Kind.LINE, Kind.DURABLE)]
+            packets = [packet for packet in packets if not packet.offset]  # what has one is in the memory
         packets = self._seen(room, packets)
         outbox = self.outbox
         if outbox is None:  # caught up since the audience was made

@@ -245,6 +245,22 @@ def test_a_turn_that_is_full() -> None:
     assert messages(scene) == [b"a", b"c"]
 
 
+def test_the_end_while_a_turn_is_full() -> None:
+    """Whoever hangs up in the moment in which it is closed, with bytes of theirs put aside, has nothing heard, and no bug is met."""
+    scene = Scene()
+    guest = scene.guest()
+    scene.loop.settle()
+    assert scene.hub.intake.admits(scene.loop.now)
+    scene.loop.now += 2 * SLICE_SECONDS
+    guest.client.send_text(b"a")
+    guest.connection.data_received(b"".join(guest.client.data_to_send()))
+    guest.connection.close(CloseCode.SESSION_ENDED)
+    assert guest.transport.reads()
+    guest.connection.eof_received()
+    scene.loop.settle()
+    assert (messages(scene), len(scene.hub.intake)) == ([], 0)
+
+
 def test_reading_at_the_end() -> None:
     """A transport that is closing is neither paused nor resumed."""
     guest = Scene().guest()

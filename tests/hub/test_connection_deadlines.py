@@ -184,6 +184,23 @@ def test_catching_up_at_once() -> None:
     assert guest.cues() == ["51"]
 
 
+def test_what_no_memory_has() -> None:
+    """Who is still catching up is told at once of what must be told and has no offset: it would not come out of the memory."""
+    scene = Scene()
+    room = scene.room()
+    said(room, 1, 50, size=2000)
+    guest = scene.guest(room)
+    guest.lag()
+    guest.connection.catch_up(room, 0)
+    scene.hub.fanout.add(room, [packet("live", Kind.DURABLE), packet("51", offset=51)])
+    said(room, 51, 51)
+    scene.loop.settle()
+    guest.catch_up()
+    heard = [cue.split()[0].rstrip(".") for cue in guest.cues()]
+    assert heard.count("live") == 1
+    assert [int(one) for one in heard if one != "live"] == list(range(1, 52))
+
+
 def test_catching_up_slowly() -> None:
     """Pieces are written as the transport takes them; pulses come meanwhile, lines in their order, nothing twice."""
     scene = Scene()
