@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from protocol.envelope import RoomId
 from protocol.reactions import TargetKind
 from server.jobs import DAY, performs
-from storage import notifications
+from storage import notifications, relations
 from storage.comments import erase
 from storage.departures import Departure, erase_lines, remove_person, settle_left, void_accounts
 from storage.jobs import Periodic
@@ -67,6 +67,8 @@ async def clear_away(node: Node, job: Departure) -> None:
         node.chat.tell_removed(removals)
         await asyncio.sleep(PAUSE_SECONDS)
     while await notifications.forget_doings(pool, job.user, DOINGS):
+        pass
+    while await relations.forget_told(pool, job.user, DOINGS):
         pass
     while removed := await erase(pool, job.user, LINES):
         node.comments.tell_removed(removed)

@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from typing import Final
 
 import asyncpg
+import msgspec
 from msgspec import Struct
 
-from protocol.envelope import Person, UserId
+from protocol.envelope import NOBODY, Person, UserId
 from protocol.moderation import Role
 from protocol.notifications import NotificationKind, Thing, ThingKind
 from protocol.refusals import ErrorCode, Refused
@@ -147,6 +148,16 @@ where ($2 = 'BLOCKED' or not exists (select from hidden_pairs where user_id = $1
   and ($3::uuid is null or (t.created_at, coalesce(t.known_as, t.other_id)) < (
       select created_at, coalesce(known_as, other_id) from theirs where coalesce(known_as, other_id) = $3))
 order by t.created_at desc, coalesce(t.known_as, t.other_id) desc limit $4
+"""
+
+# An event keeps its place, and tells of nobody from here on.
+FORGET_TOLD = """
+update person_events
+set body = jsonb_set(body::jsonb, '{relation}', jsonb_build_object('person', $2::jsonb))::text
+where (user_id, "offset") in (
+    select user_id, "offset" from person_events
+    where starts_with(body, '{"type":"relation.change"') and body::jsonb #>> '{relation,person,id}' = $1 limit $3
+)
 """
 
 PARTS = (
@@ -387,6 +398,14 @@ async def mutes_of(pool: Pool, users: Sequence[UserId]) -> dict[UserId, set[User
         rows = await connection.fetch(MUTES_OF, users)
     found = {row["muter_id"]: set(row["others"]) for row in rows}
     return {user: found.get(user, set()) for user in users}
+
+
+async def forget_told(pool: Pool, user: UserId, limit: int) -> int:
+    """Take somebody who has left for good out of at most `limit` events that told others how they stand to them; return how many."""
+    async with answering(pool) as connection:
+        nobody = msgspec.json.encode(NOBODY).decode()
+        status = await connection.execute(FORGET_TOLD, str(user), nobody, limit)
+    return int(status.rpartition(" ")[2])
 
 
 async def _locked(connection: Connection, user: UserId, other: UserId) -> Profile:

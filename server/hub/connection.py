@@ -346,8 +346,7 @@ class Connection(asyncio.Protocol):
         if self.backlog and room in self.backlog:
             packets = [packet for packet in packets if not packet.offset]  # what has one is in the memory
         packets = self._seen(room, packets)
-        outbox = self.outbox
-        if outbox is None:  # caught up since the audience was made
+        if (outbox := self.outbox) is None:  # caught up since the audience was made
             self.replay(packets)
             return
         must = [packet for packet in packets if packet.kind in (Kind.LINE, Kind.DURABLE)]

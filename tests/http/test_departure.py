@@ -100,6 +100,8 @@ async def test_nothing_is_left_but_the_list(place: Town) -> None:
     await heart(mine, room)
     theirs = await bo.come(place.sites[1], room)
     kept = await theirs.say(room, "good evening")
+    for visitor, command, other in ((mine, "friend.request", bo), (theirs, "friend.accept", ada)):
+        assert "relation" in await visitor.call(command, person=str(other.id))
     posted = [await post(mine, SAID, privacy) for privacy in ("PUBLIC", "ANONYMOUS")]
     answered = await post(theirs, "a vybe of Bo's")
     for vybe in (posted[0], answered):
