@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 from server.gateways.cards import Gone
 from server.jobs import GiveUp, performs
 from server.payments import Taking, now, takes
+from server.plans import CURRENCY
 from storage import jobs, sales
 from storage.payment_objects import ChargeObject, DisputeObject, InvoiceObject, InvoicePaymentObject
 from storage.postgres.pool import answering
@@ -16,12 +18,16 @@ from storage.sales import BookInvoice, EndSubscription
 if TYPE_CHECKING:
     from server.node import Node
 
+_LOGGER = logging.getLogger("looprooms.sales")
+
 
 @takes("invoice")
 async def invoice_changed(taking: Taking) -> None:
-    """Have a paid invoice booked."""
+    """Have a paid invoice booked. What is not in our currency is none of ours: it would be booked as if it were."""
     invoice = taking.object(InvoiceObject)
-    if taking.event.type == "invoice.paid" and invoice.amount_paid > 0 and invoice.subscription is not None:
+    if invoice.currency != CURRENCY:
+        _LOGGER.error("an invoice in %s is not booked", invoice.currency)
+    elif taking.event.type == "invoice.paid" and invoice.amount_paid > 0 and invoice.subscription is not None:
         job = BookInvoice(
             invoice=invoice.id,
             subscription=invoice.subscription,
@@ -92,7 +98,7 @@ async def dispute_changed(taking: Taking) -> None:
 
 @performs(EndSubscription, attempts=20)
 async def end_subscription(node: Node, job: EndSubscription) -> None:
-    """End what pays for a pass whose money has gone back."""
+    """End what is paid for, and whose money has gone back."""
     if node.cards is None:
         raise GiveUp("nothing is paid here")
     with contextlib.suppress(Gone):  # it has ended already

@@ -21,6 +21,7 @@ from server.gateways.cards import Cards, Gone
 from server.hub.dispatch import Call, handles
 from server.jobs import DAY, GiveUp, performs
 from server.payments import Taking, grace_seconds, now, take, takes
+from server.plans import CURRENCY
 from storage import checkouts, jobs, sales, subscriptions
 from storage.jobs import Job, Periodic
 from storage.payment_objects import CheckoutObject, SubscriptionObject
@@ -77,7 +78,7 @@ async def checked_out(taking: Taking) -> None:
     session = taking.object(CheckoutObject)
     owner = await subscriptions.owner_of(taking.connection, session.customer, session.metadata)
     await checkouts.ended(taking.connection, session, owner)
-    if owner is not None and session.mode == "payment":
+    if owner is not None and session.mode == "payment" and session.currency == CURRENCY:
         settings = taking.node.settings
         taking.told += await sales.sell_once(
             taking.connection,

@@ -107,6 +107,7 @@ class CheckoutObject(Struct, frozen=True, kw_only=True):
     payment_status: str = ""
     payment_intent: str | None = None
     amount_total: int | None = None
+    currency: str | None = None
     customer: str | None = None
     subscription: str | None = None
     client_reference_id: str | None = None
@@ -127,6 +128,7 @@ class InvoiceObject(Struct, frozen=True, kw_only=True):
     id: str
     status: str | None
     amount_paid: int
+    currency: str
     parent: _Parent | None = None
 
     @property

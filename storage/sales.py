@@ -32,7 +32,8 @@ select pg_advisory_xact_lock(hashtextextended($1, 21))
 """
 
 ADD_SALE = """
-insert into sales (id, kind, cents, pass_id) values ($1, $2, $3, $4) on conflict do nothing returning id
+insert into sales (id, kind, cents, pass_id, subscription_id, paid_at) values ($1, $2, $3, $4, $5, $6)
+on conflict do nothing returning id
 """
 
 LINK = """
@@ -50,7 +51,10 @@ where (excluded.final, excluded.seen_at, excluded.cents) > (r.final, r.seen_at, 
 """
 
 STATE = """
-select s.kind, s.cents, s.pass_id, s.returned_cents, s.returns,
+select s.kind, s.cents, s.pass_id, s.returned_cents, s.returns, s.subscription_id,
+    not exists (
+        select from sales later where later.subscription_id = s.subscription_id and later.paid_at > s.paid_at
+    ) as newest,
     least(s.cents, coalesce(
         (select sum(r.cents) from sale_payments p join payment_returns r on r.payment = p.payment where p.sale_id = s.id), 0
     ))::bigint as target
@@ -80,7 +84,7 @@ class BookInvoice(Job, tag="sales.invoice"):
 
 
 class EndSubscription(Job, tag="sales.end"):
-    """A pass was taken back: nothing more is paid for it."""
+    """All that was paid for a pass, or for the present of a tier, has gone back: it ends, and nothing more is paid."""
 
     subscription: str
 
@@ -93,6 +97,7 @@ class Sale(Struct, frozen=True, kw_only=True):
     at: int
     room: RoomId | None = None
     pass_id: str | None = None
+    subscription: str | None = None
     tier: str | None = None
     fee: int = 100
 
@@ -107,7 +112,8 @@ async def sell(connection: Connection, sale: Sale, *, now: int) -> list[Told]:
     """Share out what was paid, once."""
     await connection.execute(LOCK, f"sale {sale.id}")
     kind = "room" if sale.room is not None else (sale.tier or "other")
-    if await connection.fetchval(ADD_SALE, sale.id, kind, sale.cents, sale.pass_id) is None:
+    columns = sale.id, kind, sale.cents, sale.pass_id, sale.subscription, sale.at
+    if await connection.fetchval(ADD_SALE, *columns) is None:
         return []
     shares = await _shares(connection, sale, now)
     entries = {CARDS: sale.cents} | {account: -cents for account, cents in shares.items()}
@@ -126,6 +132,7 @@ async def sell_invoice(
         at=job.at,
         room=room,
         pass_id=None if room is None else subscription.id,
+        subscription=subscription.id,
         tier=subscription.tier,
         fee=fee,
     )
@@ -194,6 +201,9 @@ async def _settle(connection: Connection, sale: str, now: int) -> list[Told]:
     await connection.execute(SET_RETURNED, sale, row["target"])
     await book(connection, Booking(cause=f"return:{sale}:{row['returns'] + 1}", kind="return", entries=back))
     if row["pass_id"] is None:
+        if row["target"] == row["cents"] and row["newest"] and row["subscription_id"] is not None:
+            job = EndSubscription(subscription=row["subscription_id"])
+            await enqueue(connection, job, key=job.subscription)
         return []
     changed = await passes.settle(connection, row["pass_id"], now=now, reason=Reason.REFUNDED)
     if changed.taken_back and row["pass_id"] != sale:

@@ -485,6 +485,46 @@ async def test_a_reconciliation_that_can_not_ask_says_so(open_shop: Shop) -> Non
         await reconcile(node, node.cards, days=1)
 
 
+@pytest.mark.parametrize("how", ["refund", "dispute"])
+async def test_money_that_goes_back_takes_the_tier(open_shop: Shop, how: str) -> None:
+    """All that was paid for the present: it ends at the provider, too. A part of it, or what was paid for the past, changes nothing."""
+    stand_in = open_shop.stand_in
+    ada = await open_shop.guest()
+    subscription = await open_shop.subscribe(ada, "PREMIUM_YEARLY")
+    await open_shop.stands(ada, "PREMIUM_YEARLY", "ACTIVE", "paid")
+    first = next(stand_in.ledger.all("charge"))
+    stand_in.ledger.skipped += 12 * 30 * DAY
+    stand_in.billing.advance()
+    await until(lambda: open_shop.pool.fetchval("select count(*) = 2 from sales"))
+    second = next(stand_in.ledger.all("charge"))
+    assert second is not first
+    stand_in.billing.refund(first, None, {})
+    stand_in.billing.refund(second, 9899, {})
+    await until(lambda: open_shop.pool.fetchval("select sum(returned_cents) = 2 * 9900 - 1 from sales"))
+    assert not await open_shop.pool.fetchval("select count(*) from jobs where kind = 'sales.end'")
+    assert subscription["status"] == "active"
+    if how == "refund":
+        stand_in.billing.refund(second, 1, {})
+    else:
+        stand_in.billing.dispute(second)
+    await open_shop.stands(ada, "FREE", "EXPIRED", "canceled")
+    assert subscription["status"] == "canceled"
+
+
+async def test_other_money_is_not_booked(open_shop: Shop) -> None:
+    """What was paid in another currency is not so many cents of ours."""
+    held = open_shop.hold()
+    ada = await open_shop.guest()
+    await open_shop.subscribe(ada)
+    for event in held:
+        if event["type"] == "invoice.paid":
+            event["data"]["object"]["currency"] = "jpy"
+    await open_shop.deliver(held)
+    await open_shop.stands(ada, *PAID)
+    assert not await open_shop.pool.fetchval("select count(*) from jobs where kind = 'sales.invoice'")
+    assert not await open_shop.pool.fetchval("select count(*) from sales")
+
+
 async def test_who_leaves_for_good_pays_no_more(open_shop: Shop) -> None:
     """The provider ends what they paid for and forgets them, even when it could not be asked at once."""
     ada = await open_shop.guest()
