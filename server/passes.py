@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
 from protocol.moderation import Role
 from protocol.passes import OfferRoom, RoomOffered
 from protocol.refusals import ErrorCode, Refused
+from server.gateways.cards import Gone
 from server.hub.dispatch import Call, handles
+from server.jobs import GiveUp, performs
 from server.payments import now
 from server.rooms import visible
 from storage import passes
+from storage.jobs import Periodic
+from storage.passes import EndRenewal
 from storage.redis.limits import Limit
 
 if TYPE_CHECKING:
@@ -47,6 +52,26 @@ def _within_bounds(node: Node, field: str, cents: int | None) -> None:
     if cents is not None and not least <= cents <= most:
         message = f"A looproom costs {least} to {most} cents."
         raise Refused(ErrorCode.INVALID, message, path=f"$.{field}")
+
+
+class EndUnsold(Periodic, tag="passes.unsold"):
+    """Ends the renewal of passes to what is not sold any more."""
+
+
+@performs(EndUnsold, every=3600.0)
+async def end_unsold(node: Node, job: EndUnsold) -> None:  # noqa: ARG001 - whichever hour it is
+    """Look for passes that nobody should pay for again: their room is withdrawn, its host has left, or it is open to everyone."""
+    if node.cards is not None:
+        await passes.end_renewals(node.stores.pool)
+
+
+@performs(EndRenewal, attempts=100)
+async def end_renewal(node: Node, job: EndRenewal) -> None:
+    """Let a subscription end with what is paid."""
+    if node.cards is None:
+        raise GiveUp("nothing is paid here")
+    with contextlib.suppress(Gone):  # it has ended already
+        await node.cards.cancel_at_end(job.subscription)
 
 
 class PassExpiry:

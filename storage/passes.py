@@ -15,6 +15,7 @@ from protocol.notifications import NotificationKind, Thing, ThingKind
 from protocol.passes import PassChanged
 from protocol.subscriptions import Reason, SubscriptionStatus
 from storage.entitlements import paid_for
+from storage.jobs import Job, enqueue
 from storage.notifications import NewNotice, notify
 from storage.payment_objects import SubscriptionObject, room_of
 from storage.person_events import NewEvent, Told
@@ -64,6 +65,14 @@ NEXT_DUE = """
 select extract(epoch from min(ends_at))::float8 from passes where open
 """
 
+# What renews although its room can't be entered, or is open to everyone.
+UNSOLD = """
+select p.id from passes p join rooms r on r.id = p.room_id
+where p.renews and p.open
+  and (r.status <> 'PUBLISHED' or r.host_id is null or (r.month_cents is null and r.session_cents is null))
+order by p.id limit 1000
+"""
+
 HOLDS = """
 select exists (select from passes where user_id = $1 and room_id = $2 and open)
 """
@@ -83,6 +92,12 @@ PARTS = (
         """,
     ),
 )
+
+
+class EndRenewal(Job, tag="passes.end_renewal"):
+    """A pass is not renewed any more: there is nothing left to pay for."""
+
+    subscription: str
 
 
 class Changed(Struct, frozen=True):
@@ -157,6 +172,13 @@ async def due(pool: Pool, now: float, limit: int = 100) -> list[str]:
     """Return passes that have ended by `now`, at most `limit`."""
     async with answering(pool) as connection:
         return [row["id"] for row in await connection.fetch(DUE, now, limit)]
+
+
+async def end_renewals(pool: Pool) -> None:
+    """Have no pass renewed to a looproom that is withdrawn, or not sold any more. What is paid counts to its end."""
+    async with answering(pool) as connection, connection.transaction():
+        for row in await connection.fetch(UNSOLD):
+            await enqueue(connection, EndRenewal(subscription=row["id"]), key=row["id"])
 
 
 async def next_due(pool: Pool) -> float | None:

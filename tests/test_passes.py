@@ -18,6 +18,7 @@ from protocol.refusals import ErrorCode, Refused
 from protocol.rooms import Departure, GetRoom, JoinRoom
 from protocol.subscriptions import GetSubscription, Reason, Tier
 from server.gateways.standin.billing import DAY
+from server.passes import EndUnsold, end_unsold
 from storage.postgres.pool import Pool
 from tests.backstage import Backstage, backstage
 from tests.hosting import make_room
@@ -279,6 +280,43 @@ async def until_sums(back: Backstage, expected: dict[str, int]) -> None:
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"expected {expected}, found {found}") from None
+
+
+@pytest.mark.parametrize(
+    ("change", "ends"),
+    [
+        ("month_cents = 9900", False),
+        ("month_cents = null", False),
+        ("month_cents = null, session_cents = null", True),
+        ("status = 'RESTRICTED'", True),
+        ("status = 'ARCHIVED', host_id = null", True),
+    ],
+)
+async def test_what_is_not_sold_any_more_is_not_renewed(
+    two: Shop, back: Backstage, change: str, ends: bool
+) -> None:
+    """Nobody pays again for a looproom that is withdrawn or open; as long as it is sold it goes on, at the price it was bought at."""
+    ada = await two.guest()
+    await back.buy(ada, "month")
+    await until_sums(back, {"cards": 1500, "platform": -225, "earnings": -1275})
+    subscription = next(two.stand_in.ledger.all("subscription"))
+    await two.pool.execute(f"update rooms set {change} where id = $1", back.room)
+    for site in two.sites:
+        await end_unsold(site.node, EndUnsold(period=0))
+    await until(lambda: _no_jobs(two))
+    assert subscription["cancel_at_period_end"] is ends
+    two.stand_in.ledger.skipped += MONTH
+    two.stand_in.billing.advance()
+    if ends:
+        await until(lambda: two.pool.fetchval("select not renews from passes"))
+        assert (await back.sums())["cards"] == 1500
+    else:
+        await until_sums(back, {"cards": 3000, "platform": -450, "earnings": -2550})
+
+
+async def _no_jobs(two: Shop) -> bool:
+    left: int = await two.pool.fetchval("select count(*) from jobs where kind = 'passes.end_renewal'")
+    return not left
 
 
 # Taking back.

@@ -126,6 +126,9 @@ class Cards(Protocol):
     async def cancel(self, id: str) -> None:  # noqa: A002 - the provider's name
         """End a subscription now. Raises `Gone` when it has ended, or never was."""
 
+    async def cancel_at_end(self, id: str) -> None:  # noqa: A002 - the provider's name
+        """Let a subscription end with what is paid. Raises `Gone`."""
+
     async def portal(self, customer: str, return_url: str) -> str:
         """Return the page on which a customer changes or ends what they have. Raises `Gone`."""
 

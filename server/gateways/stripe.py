@@ -181,6 +181,12 @@ class StripeCards:
         """See `Cards`."""
         await self._ask(lambda client: client.v1.subscriptions.cancel_async(id))
 
+    async def cancel_at_end(self, id: str) -> None:  # noqa: A002 - the provider's name
+        """See `Cards`."""
+        await self._ask(
+            lambda client: client.v1.subscriptions.update_async(id, {"cancel_at_period_end": True})
+        )
+
     async def portal(self, customer: str, return_url: str) -> str:
         """See `Cards`."""
         made = await self._ask(
