@@ -7,7 +7,7 @@ A taker is registered by the kind of object::
 
 It works inside the transaction and adds what people are to be told to `taking.told`, which is published after the commit.
 Until then nobody says that the event was taken: if the node dies, the provider sends it again. Events about other kinds
-of objects are taken and have no effect.
+of objects are taken and have no effect, and so are those of what happened at a creator's account: what they sell there is theirs.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ async def take(node: Node, event: PaymentEvent) -> list[Told] | None:
         if not await subscriptions.claim_event(connection, event.id, event.type):
             return None
         taking = Taking(node, connection, event)
-        if (taker := TAKERS.get(event.about)) is not None:
+        if event.ours and (taker := TAKERS.get(event.about)) is not None:
             await taker(taking)
     node.person_events.publish(taking.told)
     return taking.told

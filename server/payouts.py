@@ -17,6 +17,7 @@ from storage.jobs import Job, Periodic
 from storage.payment_objects import AccountObject, TransferObject
 from storage.payouts import ANEW_HOURS, PayCreator, TakeBack, Transfer
 from storage.pools import months
+from storage.postgres.pool import answering
 
 if TYPE_CHECKING:
     from server.node import Node
@@ -64,8 +65,14 @@ class PayCreators(Periodic, tag="payouts.begin"):
 
 @performs(PayCreators, every=DAY, at=6 * 3600, together=1)
 async def pay_creators(node: Node, job: PayCreators) -> None:  # noqa: ARG001 - whichever day it is
-    """Enqueue the payouts of this month; who was paid this month waits for the next one."""
+    """Enqueue the payouts of this month; who was paid this month waits for the next one.
+
+    Accounts that can't be paid to are looked at, too: word that they are complete may have been lost.
+    """
     if node.cards is not None:
+        async with answering(node.stores.pool) as connection, connection.transaction():
+            for account in await payouts.unready(connection):
+                await jobs.enqueue(connection, LookAtAccount(account=account), key=account)
         await enqueue_payouts(node, months(int(time.time()), 1)[0])
 
 

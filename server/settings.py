@@ -299,7 +299,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stripe_webhook_secret: Annotated[
         str,
         Meta(
-            description="What Stripe signs webhooks with; they go to `/payments/webhook`. Required with the key.",
+            description="What Stripe signs webhooks with; they go to `/payments/webhook`. Required with the key. Several, one of "
+            "each endpoint at Stripe, with commas.",
         ),
     ] = ""
     stripe_api_base: Annotated[

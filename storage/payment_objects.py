@@ -221,17 +221,23 @@ class _Data(Struct, frozen=True):
 
 
 class PaymentEvent(Struct, frozen=True):
-    """Something that happened at the provider, at `created` (seconds since 1970)."""
+    """Something that happened at the provider, at `created` (seconds since 1970); with `account` at a creator's, not at ours."""
 
     id: str
     type: str
     created: int
     data: _Data
+    account: str | None = None
 
     @property
     def about(self) -> str:
         """The kind of its object, such as ``subscription``."""
         return msgspec.json.decode(self.data.object, type=_About).object
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is about what is ours. Of creators' accounts nothing is believed but that they have changed."""
+        return self.account is None or self.about == "account"
 
 
 _event = msgspec.json.Decoder(PaymentEvent).decode

@@ -57,6 +57,10 @@ SET_PAYABLE = """
 update creators set payable = $2 where account = $1
 """
 
+UNREADY = """
+select account from creators where account is not null and not payable order by id
+"""
+
 KNOWN_ACCOUNT = """
 select exists (select from creators where account = $1)
 """
@@ -280,6 +284,11 @@ async def known_account(pool: Pool, account: str) -> bool:
     async with answering(pool) as connection:
         known: bool = await connection.fetchval(KNOWN_ACCOUNT, account)
     return known
+
+
+async def unready(connection: Connection) -> list[str]:
+    """List the accounts that can't be paid to."""
+    return [row["account"] for row in await connection.fetch(UNREADY)]
 
 
 async def due(pool: Pool, period: str, least: int) -> list[PayCreator]:

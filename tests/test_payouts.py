@@ -13,7 +13,7 @@ import pytest
 from protocol.refusals import ErrorCode, Refused
 from server.gateways.cards import NotAtHand, TransferOrder
 from server.gateways.standin.standin import Trouble
-from server.payouts import enqueue_payouts
+from server.payouts import PayCreators, enqueue_payouts, pay_creators
 from server.process.operating import told_of_payouts
 from storage import payouts, statements
 from storage.ledger import Booking, book, earnings
@@ -105,6 +105,16 @@ async def test_earnings_wait_for_an_account(back: Backstage) -> None:
     await paid(back, "2026-12")
     assert [transfer["amount"] for transfer in transfers(back)] == [3000, 5000]
     assert await back.sums() == {}
+
+
+async def test_word_that_an_account_is_complete_is_lost(back: Backstage) -> None:
+    """It is looked at every day, before anybody is paid."""
+    back.shop.stand_in.deliveries.lost = True
+    assert (await back.shop.ask(back.host, "POST", "/creators/account")).status_code == 201
+    back.shop.stand_in.connect.onboard(next(back.shop.stand_in.ledger.all("account")))
+    assert not await payable(back)
+    await pay_creators(back.shop.sites[0].node, PayCreators(period=0))
+    await eventually(lambda: payable(back))
 
 
 async def test_less_than_the_least_waits(back: Backstage) -> None:

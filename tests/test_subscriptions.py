@@ -511,6 +511,19 @@ async def test_money_that_goes_back_takes_the_tier(open_shop: Shop, how: str) ->
     assert subscription["status"] == "canceled"
 
 
+async def test_what_creators_sell_at_their_own_accounts_is_theirs(open_shop: Shop) -> None:
+    """Whatever they write into it: of connected accounts nothing is believed but that they have changed."""
+    held = open_shop.hold()
+    ada = await open_shop.guest()
+    await open_shop.subscribe(ada)
+    theirs = [{**event, "id": f"{event['id']}_theirs", "account": "acct_theirs"} for event in held]
+    await open_shop.deliver(theirs)
+    assert (await open_shop.standing(ada)).status is None
+    assert not await open_shop.pool.fetchval("select count(*) from jobs where kind like 'sales.%'")
+    await open_shop.deliver(held)
+    await open_shop.stands(ada, *PAID)
+
+
 async def test_other_money_is_not_booked(open_shop: Shop) -> None:
     """What was paid in another currency is not so many cents of ours."""
     held = open_shop.hold()

@@ -175,10 +175,10 @@ def open_cards(settings: Settings) -> Cards | None:
     return StripeCards(settings)
 
 
-def check_signature(body: bytes, header: str, secret: str, now: float) -> None:
-    """Make sure that the provider has signed `body` lately. Raises `Refused` (signature_refused).
+def check_signature(body: bytes, header: str, secrets: tuple[str, ...], now: float) -> None:
+    """Make sure that the provider has signed `body` lately, with one of the secrets. Raises `Refused` (signature_refused).
 
-    While secrets are changed there are two signatures of which one is made with ours.
+    While secrets are changed there are two signatures of which one is made with ours. Each place that it sends from has its own.
     """
     parts = [part.strip().partition("=") for part in header.split(",")]
     moments = [value for name, _, value in parts if name == "t"]
@@ -186,7 +186,8 @@ def check_signature(body: bytes, header: str, secret: str, now: float) -> None:
     moment = moments[0] if len(moments) == 1 else ""
     if not moment.isascii() or not moment.isdecimal() or len(moment) > 12:
         raise Refused(ErrorCode.SIGNATURE_REFUSED)
-    expected = hmac.new(secret.encode(), moment.encode() + b"." + body, hashlib.sha256).hexdigest()
-    matches = [hmac.compare_digest(expected.encode(), found.encode()) for found in signatures]
+    signed = moment.encode() + b"." + body
+    expected = [hmac.new(one.encode(), signed, hashlib.sha256).hexdigest().encode() for one in secrets]
+    matches = [hmac.compare_digest(one, found.encode()) for found in signatures for one in expected]
     if not any(matches) or abs(now - int(moment)) > TOLERANCE_SECONDS:
         raise Refused(ErrorCode.SIGNATURE_REFUSED)

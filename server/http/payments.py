@@ -76,6 +76,7 @@ class Payments:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._plans = plans(node.settings)
+        self._secrets = tuple(filter(None, map(str.strip, node.settings.stripe_webhook_secret.split(","))))
 
     async def list_plans(self, _: Request) -> Plans:
         """List what one can subscribe to, with its price."""
@@ -138,7 +139,7 @@ class Payments:
         kind = "unknown"
         outcome = "failed"
         try:
-            check_signature(body, header, self._node.settings.stripe_webhook_secret, time.time())
+            check_signature(body, header, self._secrets, time.time())
             event = _read(body)
             kind = event.about if event.about in TAKERS else "other"
             outcome = "again" if await take(self._node, event) is None else "taken"

@@ -36,7 +36,7 @@ def v1(body: bytes = BODY, secret: str = SECRET, at: int = NOW) -> str:
 )
 def test_good_signatures(header: str) -> None:
     """One right signature is enough, wherever it stands, up to 300 seconds old."""
-    check_signature(BODY, header, SECRET, NOW)
+    check_signature(BODY, header, (SECRET,), NOW)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,22 @@ def test_good_signatures(header: str) -> None:
 def test_bad_signatures(header: str) -> None:
     """Another secret, another body, another moment, an old one, and what is none."""
     with pytest.raises(Refused) as refused:
-        check_signature(BODY, header, SECRET, NOW)
+        check_signature(BODY, header, (SECRET,), NOW)
     assert refused.value.code is ErrorCode.SIGNATURE_REFUSED
+
+
+def test_each_place_that_sends_has_its_secret() -> None:
+    """One of them is enough, and none is as good as a wrong one."""
+    for secrets in (("whsec_other", SECRET), (SECRET, "whsec_other")):
+        check_signature(BODY, f"t={NOW},v1={v1()}", secrets, NOW)
+    with pytest.raises(Refused):
+        check_signature(BODY, f"t={NOW},v1={v1()}", (), NOW)
 
 
 def test_a_body_that_was_written_again_is_refused() -> None:
     """The same object, but not the same bytes."""
     with pytest.raises(Refused):
-        check_signature(json.dumps(json.loads(BODY)).encode(), f"t={NOW},v1={v1()}", SECRET, NOW)
+        check_signature(json.dumps(json.loads(BODY)).encode(), f"t={NOW},v1={v1()}", (SECRET,), NOW)
 
 
 def test_without_a_key_nothing_is_paid() -> None:

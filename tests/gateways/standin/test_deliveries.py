@@ -75,9 +75,9 @@ async def test_they_are_signed() -> None:
         await until(lambda: hearer.heard)
         body, header = hearer.heard[0]
         assert body == encoded(event(1))
-        check_signature(body, header, SECRET, time.time())
+        check_signature(body, header, (SECRET,), time.time())
         with pytest.raises(Refused):
-            check_signature(body, header, "whsec_y", time.time())
+            check_signature(body, header, ("whsec_y",), time.time())
 
 
 async def test_they_come_until_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
