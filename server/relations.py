@@ -63,6 +63,7 @@ from protocol.relations import (
 from server.hub.dispatch import Call, handles
 from server.limits import check
 from storage import chat, relations
+from storage.identities import demand_proof
 from storage.redis.limits import Limit
 from storage.relations import Change
 
@@ -119,8 +120,9 @@ async def unmute(call: Call, command: UnmutePerson) -> PersonUnmuted:
 
 @handles(RequestFriend)
 async def request(call: Call, command: RequestFriend) -> FriendRequested:
-    """Ask somebody to be a friend."""
+    """Ask somebody to be a friend. It reaches them wherever they are, so it needs a proven address."""
     await _limited(call)
+    await demand_proof(call.node.stores.pool, call.session.user_id)
     user = _by_name(call, command.person)
     change = await relations.request(call.node.stores.pool, call.session.user_id, user)
     await _tell(call, change)

@@ -67,15 +67,19 @@ async def test_applying(place: Town) -> None:
 
 
 async def test_an_address_that_is_only_claimed(place: Town) -> None:
-    """Whoever may be anybody is not read: one proves one's address first. Everything else in a room is theirs, too."""
+    """Whoever may be anybody is not read, and asks nobody to be a friend: first one proves one's address. A room is theirs, too."""
     ada = await place.member("Ada")
     await place.pool.execute("update identities set issuer = user_id::text where user_id = $1", ada.id)
     room = await place.room()
     visitor = await ada.come(None, room)
     assert (await visitor.call("creator.apply", about=ABOUT))["code"] == "email_unverified"
     assert (await visitor.say(room, "hello"))["type"] == "chat.sent"
+    bo = await place.member("Bo")
+    for person in (bo.id, uuid4()):
+        assert (await visitor.call("friend.request", person=str(person)))["code"] == "email_unverified"
     await place.pool.execute("update identities set issuer = '' where user_id = $1", ada.id)
     await applied(visitor)
+    assert (await visitor.call("friend.request", person=str(bo.id)))["type"] == "friend.requested"
 
 
 async def test_nothing_to_read(place: Town) -> None:
