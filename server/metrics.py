@@ -45,7 +45,9 @@ class _NodeCollector(Collector):
         broker = node.stores.broker
         yield self._gauge("connections", "Open websocket connections.", len(members.connections))
         yield self._gauge("sessions", "Sessions with a connection here.", len(members.sessions()))
-        yield self._gauge("rooms", "Looprooms that are active here.", len(members.rooms))
+        yield self._gauge(
+            "rooms", "Looprooms that are active, and vybes that are open here.", len(members.rooms)
+        )
         slow = [connection for connection in members.connections if connection.outbox is not None]
         yield self._gauge("slow", "Connections whose client reads more slowly than it is told.", len(slow))
         yield self._gauge(

@@ -21,6 +21,7 @@ from protocol.envelope import CommentId, Person, RoomId, UserId, VybeId
 from protocol.reactions import Reaction
 from protocol.refusals import ErrorCode, Refused
 from protocol.vybes import Original, Privacy, Vybe, VybeKind
+from storage.departures import ALLOW_TIME, LEAVE_SECONDS
 from storage.moderation import RECORD
 from storage.people import person
 from storage.personal import Part
@@ -424,12 +425,13 @@ async def remove(pool: Pool, vybe: VybeId, actor: UserId, *, moderates: bool) ->
 
 async def _remove(pool: Pool, vybe: VybeId, actor: UserId, *, moderates: bool) -> int | None:
     async with answering(pool) as connection, connection.transaction():
+        await connection.execute(ALLOW_TIME)
         row = await connection.fetchrow(LOCK_ANY, vybe, actor, moderates)
         if row is None:
             raise Refused(ErrorCode.NOT_FOUND)
         if row["author_id"] != actor:
             await connection.execute(RECORD, "vybe", f"removed {vybe}", False, actor, row["author_id"])
-        await connection.execute(REMOVE, vybe)
+        await connection.execute(REMOVE, vybe, timeout=LEAVE_SECONDS)
         if row["privacy"] not in FOR_ALL:
             return None
         feed_offset: int = await connection.fetchval(NEXT_FEED_OFFSET)
