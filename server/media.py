@@ -210,7 +210,7 @@ class Uploads:
         try:
             told = await media.finish(self._node.stores.pool, upload, made)
         except Refused as refused:
-            if refused.code is ErrorCode.NOT_FOUND:  # else it may be committed all the same
+            if refused.code in (ErrorCode.NOT_FOUND, ErrorCode.SESSION_ENDED):  # else it may be committed all the same
                 await self._objects.delete([name])
             raise
         self.finished[upload.kind.value] += 1

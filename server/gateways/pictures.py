@@ -20,6 +20,8 @@ _LOGGER = logging.getLogger("looprooms.pictures")
 AT_ONCE: Final = 2
 WAITING: Final = 50
 """Pictures that may wait for their turn."""
+PATIENCE: Final = 15.0
+"""Seconds that one waits for it: whose upload it is, is not taken for silent meanwhile (`storage.media.FORGOTTEN_SECONDS`)."""
 SECONDS: Final = 10.0
 """How long one may take; its own bound is `picture_process.MOST_SECONDS` of a core."""
 PROCESS: Final = Path(__file__).with_name("picture_process.py")
@@ -50,8 +52,14 @@ class Pictures:
             raise Refused(ErrorCode.BUSY, retry_after=2.0)
         self._waiting += 1
         try:
-            async with self._places:
+            async with asyncio.timeout(PATIENCE):
+                await self._places.acquire()
+            try:
                 await self._remake(path, media_type, size)
+            finally:
+                self._places.release()
+        except TimeoutError:
+            raise Refused(ErrorCode.BUSY, retry_after=2.0) from None
         finally:
             self._waiting -= 1
 

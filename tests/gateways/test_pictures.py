@@ -213,17 +213,20 @@ async def test_a_decoder_that_fails(
 
 
 async def test_few_at_a_time(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few are made at a time, some wait, and more are told to come back."""
+    """A few are made at a time, some wait for a while, and more are told to come back."""
     slow = tmp_path / "slow.py"
     slow.write_text("import sys, time; time.sleep(60)")
     monkeypatch.setattr(pictures, "PROCESS", slow)
     monkeypatch.setattr(pictures, "WAITING", 3)
+    monkeypatch.setattr(pictures, "PATIENCE", 0.2)
     making = Pictures()
     tasks = [asyncio.create_task(making.remake(path, "image/png", SIZE)) for _ in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(Refused) as refused:
         await making.remake(path, "image/png", SIZE)
     assert refused.value.code is ErrorCode.BUSY
-    for task in tasks:
+    done, waiting = await asyncio.wait(tasks, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    assert [one.exception().code for one in done] == [ErrorCode.BUSY]  # type: ignore[union-attr] # of a refusal
+    for task in waiting:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*waiting, return_exceptions=True)

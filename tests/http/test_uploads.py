@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import httpx2
@@ -15,6 +15,7 @@ import pytest
 
 from protocol.refusals import ErrorCode
 from server import media as domain
+from server.gateways.pictures import Pictures
 from server.http import uploads
 from server.http.connection import HttpConnection
 from server.media import UPLOADS
@@ -120,6 +121,22 @@ async def test_gone_on_with_after_a_break(place: Gallery) -> None:
 
 async def _is(found: object, expected: object) -> bool:
     return bool(await found == expected)  # type: ignore[misc]
+
+
+async def test_who_leaves_while_it_is_looked_at(place: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of somebody who leaves for good in the moment in which their picture is made, no file stays."""
+    ada = await place.member()
+    upload = (await announced(ada, jpeg())).json()["id"]
+    before = place.files()
+    made = Pictures.remake
+
+    async def made_too_late(*arguments: Any) -> None:
+        await made(*arguments)
+        assert (await ada.leave()).status_code == 204
+
+    monkeypatch.setattr(Pictures, "remake", made_too_late)
+    assert code(await sent(ada, upload, jpeg())) == (401, ErrorCode.SESSION_ENDED)
+    assert place.files() == before
 
 
 async def test_begun_anew(place: Gallery) -> None:
