@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from starlette.requests import Request
 
 from protocol.refusals import Refused
-from server.http.cookies import cookie, from_page, kept, no_cookie, only_from_page
+from server.http.cookies import REFRESH, cookie, from_page, kept, no_cookie, only_from_page
+from tests.http.serving import PASSWORD, Site
 
 
 def request(*headers: tuple[str, str]) -> Request:
@@ -64,3 +67,37 @@ def test_who_may_use_one() -> None:
     assert not from_page(other)
     with pytest.raises(Refused):
         only_from_page(other)
+
+
+@pytest.mark.parametrize(
+    "origin", [None, "null", "https://evil.example", "http://127.0.0.1.evil.example", ""]
+)
+async def test_no_other_site_does_anything_with_one(standing: Site, origin: str | None) -> None:
+    """Whatever a foreign page has a browser send along with its cookie, to every operation: nothing is done, nothing is given."""
+    home = standing.node.settings.allowed_origins[0]
+    account = {"email": f"cookies{abs(hash(origin))}@example.org", "password": PASSWORD, "name": "Ada"}
+    came = await standing.client.post("/auth/register", json=account, headers={"origin": home})
+    token, value = came.json()["access_token"], came.cookies[REFRESH]
+    standing.client.cookies.clear()
+    headers = {"cookie": f"{REFRESH}={value}"} | ({} if origin is None else {"origin": origin})
+    described = (await standing.client.get("/openapi.json")).json()["paths"]
+    sent = 0
+    for path, methods in described.items():
+        for method in methods:
+            if method == "get" and "start" not in path:
+                continue
+            sent += 1
+            bodies: tuple[dict[str, Any], ...] = ({"json": {}}, {"data": {"then": "/"}})
+            for body in bodies:
+                answer = await standing.client.request(
+                    method,
+                    path.replace("{", "").replace("}", ""),
+                    headers=headers,
+                    **({} if method in ("get", "delete") else body),
+                )
+                assert answer.status_code >= 400, (method, path)
+                assert REFRESH not in answer.headers.get("set-cookie", ""), (method, path)
+    assert sent > 20
+    assert (await standing.me(token)).status_code == 200
+    renewed = await standing.client.post("/auth/refresh", json={}, headers={**headers, "origin": home})
+    assert renewed.status_code == 200
