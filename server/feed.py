@@ -114,6 +114,8 @@ class Feed:
         self._apart = Room(FEED, Replay(0, renew=_nothing))
         """Those who don't."""
         self._live = False
+        self._unused = False
+        """Whether nobody had it open when it was looked at last."""
         self._opening: asyncio.Task[None] | None = None
         self._last = 0
         """The newest change that is known."""
@@ -139,6 +141,7 @@ class Feed:
 
     async def begin(self) -> None:
         """Hear of changes: subscribe, then read where the feed stands. All who wait share one beginning. Raises `Refused`."""
+        self._unused = False
         if self._live:
             return
         if self._opening is None:
@@ -153,6 +156,7 @@ class Feed:
         self._last = self._told = max(self._last, await feed.position(self._pool))
         self._news.clear()
         self._live = True
+        self._unused = False
 
     def _begun_or_not(self, task: asyncio.Task[None]) -> None:
         self._opening = None
@@ -354,9 +358,12 @@ class Feed:
             if not self._live:
                 continue
             if len(self):
+                self._unused = False
                 await self._check_quietly()
-            else:
+            elif self._unused:
                 self._end()
+            else:  # somebody may be about to have it open
+                self._unused = True
 
     async def _check_quietly(self) -> None:
         try:

@@ -10,7 +10,7 @@ import pytest
 
 from protocol.reactions import Reaction
 from storage.postgres.pool import Pool
-from tests.hosting import make_room
+from tests.hosting import hosting, make_room
 from tests.nodes.raw import Message
 from tests.posting import (
     BEFRIEND,
@@ -27,8 +27,9 @@ from tests.posting import (
     share,
     who,
 )
+from tests.redis.valkeys import Valkey
 from tests.standing import Standing
-from tests.visitors import Visitor, visit
+from tests.visitors import PATIENCE, Visitor, visit
 from tests.waiting import until
 
 
@@ -248,6 +249,24 @@ async def test_removed_is_gone(nodes: Standing) -> None:
     assert [(row["decision"], row["detail"], row["subject_id"]) for row in decisions] == [
         ("vybe", f"removed {vybe['id']}", who(ada))
     ]
+
+
+async def test_limits(database_url: str, valkey: Valkey, pool: Pool) -> None:
+    """A person posts and edits so many vybes, and makes so many comments, and is then told when to go on."""
+    async with hosting(database_url, valkey.url, pool, limits_factor=1.0) as host:
+        (ada,) = await several(host, "ada")
+        vybe = await post(ada, "the first")
+        answers = [await ada.call("vybe.edit", vybe=vybe["id"], text=str(n)) for n in range(20)]
+        assert [answer["type"] for answer in answers] == ["vybe.edited"] * 19 + ["error"]
+        added = [
+            ada.call("comment.add", vybe=vybe["id"], text=str(n), key=key(), within=PATIENCE)
+            for n in range(60)
+        ]
+        refused = [one for one in await asyncio.gather(*added) if one["type"] == "error"]
+        assert refused
+        for one in (answers[19], *refused):
+            assert one["code"] == "rate_limited"
+            assert one["retry_after"] > 0
 
 
 async def test_reactions_are_exact(nodes: Standing) -> None:
