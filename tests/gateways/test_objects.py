@@ -6,7 +6,9 @@ import asyncio
 import errno
 import hashlib
 import os
+import sys
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -97,6 +99,49 @@ async def test_abandoned_uploads_are_swept_away(objects: FolderObjects, tmp_path
     objects.sweep()
     assert {path.name for path in files(tmp_path)} == {str(fresh), str(held), str(kept)}
     holding.close()
+
+
+RECEIVING = """
+import asyncio, sys, uuid
+from pathlib import Path
+from server.gateways.objects import FolderObjects
+
+
+async def receive():
+    incoming = await FolderObjects(Path(sys.argv[1])).receive(uuid.UUID(sys.argv[2]))
+    await incoming.write(b"some")
+    print("received", flush=True)
+    await asyncio.sleep(60)
+
+
+asyncio.run(receive())
+"""
+
+
+async def test_what_a_killed_process_was_receiving(objects: FolderObjects, tmp_path: Path) -> None:
+    """As long as it lives nobody else receives it or sweeps it away; killed, it is in nobody's way, and goes like all others."""
+    upload = uuid4()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", RECEIVING, tmp_path / "media", str(upload), stdout=PIPE
+    )
+    assert process.stdout is not None
+    try:
+        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"received\n"
+        path = tmp_path / "media" / "incoming" / str(upload)
+        os.utime(path, (0, 0))
+        objects.sweep()
+        assert files(tmp_path) == [path]
+        with pytest.raises(Refused):
+            await objects.receive(upload)
+    finally:
+        process.kill()
+        await process.wait()
+    incoming = await objects.receive(upload)
+    assert incoming.size == 4
+    incoming.close()
+    os.utime(path, (0, 0))
+    objects.sweep()
+    assert files(tmp_path) == []
 
 
 async def test_sweeping_goes_on_for_ever(objects: FolderObjects, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,9 @@ LIMIT = 110 * 1048576
 
 @pytest.fixture(scope="module")
 async def own(servers: Servers) -> Settings:
-    """Give settings that allow what these tests do."""
+    """Give settings that allow what these tests do, and say where media are."""
     return await servers.settings(
+        LOOPROOMS_MEDIA_FOLDER=str(servers.folder / "far" / "away"),
         LOOPROOMS_UPLOAD_BYTES=str(LIMIT),
         LOOPROOMS_STORED_BYTES=str(3 * LIMIT),
         LOOPROOMS_LIMITS_FACTOR="1000",
@@ -75,6 +76,26 @@ async def test_a_picture_of_oneself(place: Gallery) -> None:
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/webp")
     assert len(picture.content) == shown["bytes"]
     assert place.files() - before == {shown["url"].rpartition("/")[2]}
+
+
+async def test_they_are_counted(place: Gallery) -> None:
+    """An operator sees how many were finished and refused, of which kind, and how many bytes came."""
+    ada = await place.member()
+    await uploaded(ada, jpeg())
+    upload = (await announced(ada, PAGE)).json()["id"]
+    await sent(ada, upload, PAGE)
+    metrics = (await ada.site.client.get("/metrics")).text
+    uploads = ada.site.node.uploads
+    name = ada.site.node.id.hex()
+    for line in (
+        f'looprooms_uploads_total{{kind="AVATAR",node="{name}"}} {float(uploads.finished["AVATAR"])}',
+        f'looprooms_uploads_refused_total{{kind="AVATAR",node="{name}"}} {float(uploads.refused["AVATAR"])}',
+        f'looprooms_uploaded_bytes_total{{node="{name}"}} {float(uploads.received)}',
+    ):
+        assert line in metrics
+    assert uploads.finished["AVATAR"] > 0
+    assert uploads.refused["AVATAR"] > 0
+    assert uploads.received > len(jpeg()) + len(PAGE)
 
 
 async def test_a_lost_answer(place: Gallery) -> None:
