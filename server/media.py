@@ -210,7 +210,8 @@ class Uploads:
         try:
             told = await media.finish(self._node.stores.pool, upload, made)
         except Refused as refused:
-            if refused.code in (ErrorCode.NOT_FOUND, ErrorCode.SESSION_ENDED):  # else it may be committed all the same
+            # Only of these it is certain that nothing was committed.
+            if refused.code in (ErrorCode.NOT_FOUND, ErrorCode.SESSION_ENDED):
                 await self._objects.delete([name])
             raise
         self.finished[upload.kind.value] += 1
