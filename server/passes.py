@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING, Final
@@ -13,7 +12,7 @@ from protocol.refusals import ErrorCode, Refused
 from server.gateways.cards import Gone
 from server.hub.dispatch import Call, handles
 from server.jobs import GiveUp, performs
-from server.payments import now
+from server.payments import in_their_moments, now
 from server.rooms import visible
 from storage import passes
 from storage.jobs import Periodic
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 OFFERS: Final = Limit("offers", burst=20, rate=1 / 30)
 """Changes of what one's rooms cost: each makes every node look at the room."""
-LOOK_SECONDS: Final = 1.0
-"""The longest time between two looks at which passes end; one that is known to end is looked at in its moment."""
 
 
 @handles(OfferRoom, limit=OFFERS)
@@ -75,26 +72,17 @@ async def end_renewal(node: Node, job: EndRenewal) -> None:
 
 
 class PassExpiry:
-    """Ends passes in their moment: on every node, because any of them may be the last one."""
+    """Ends passes in their moment."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
     async def run(self) -> None:
         """Look which passes end, for ever."""
-        while True:
-            try:
-                pause = await self._look()
-            except Refused:
-                pause = LOOK_SECONDS
-            await asyncio.sleep(pause)
+        pool = self._node.stores.pool
+        await in_their_moments(self._end, lambda: passes.next_due(pool))
 
-    async def _look(self) -> float:
-        """End what has ended; return the seconds to the next look."""
+    async def _end(self) -> None:
         pool = self._node.stores.pool
         for ended in await passes.due(pool, time.time()):
             self._node.person_events.publish(await passes.end(pool, ended, now=now()))
-        following = await passes.next_due(pool)
-        if following is None:
-            return LOOK_SECONDS
-        return min(LOOK_SECONDS, max(0.05, following - time.time()))

@@ -12,6 +12,7 @@ of objects are taken and have no effect, and so are those of what happened at a 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger("looprooms.payments")
 
 DAY: Final = 86400
+LOOK_SECONDS: Final = 1.0
+"""The longest time between two looks at what ends by itself: it may have become known meanwhile."""
+LEAST_SECONDS: Final = 0.05
+"""Between two looks at something that another node is just ending."""
 
 ObjectT = TypeVar("ObjectT")
 
@@ -82,6 +87,25 @@ async def take(node: Node, event: PaymentEvent) -> list[Told] | None:
             await taker(taking)
     node.person_events.publish(taking.told)
     return taking.told
+
+
+async def in_their_moments(
+    end: Callable[[], Awaitable[None]], following: Callable[[], Awaitable[float | None]]
+) -> None:
+    """Call `end` for ever, whenever something ends by our own clock: in the moment that `following` says, and every `LOOK_SECONDS`.
+
+    It is done on every node, because any of them may be the last one.
+    """
+    while True:
+        pause = LOOK_SECONDS
+        try:
+            await end()
+            moment = await following()
+            if moment is not None:
+                pause = min(LOOK_SECONDS, max(LEAST_SECONDS, moment - time.time()))
+        except Refused:
+            _LOGGER.debug("what ends by the clock could not be looked at: Postgres is out of reach")
+        await asyncio.sleep(pause)
 
 
 def grace_seconds(node: Node) -> int:

@@ -6,7 +6,6 @@ Word of the provider may be lost, so nothing depends on it alone: what ends by i
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -20,7 +19,7 @@ from protocol.subscriptions import GetSubscription, SubscriptionFound
 from server.gateways.cards import Cards, Gone
 from server.hub.dispatch import Call, handles
 from server.jobs import DAY, GiveUp, performs
-from server.payments import Taking, grace_seconds, now, take, takes
+from server.payments import Taking, grace_seconds, in_their_moments, now, take, takes
 from server.plans import CURRENCY
 from storage import checkouts, jobs, sales, subscriptions
 from storage.jobs import Job, Periodic
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger("looprooms.subscriptions")
 
-LOOK_SECONDS: Final = 1.0
-"""The longest time between two looks at whose subscription ends; one that is known to end is looked at in its moment."""
 TIE_SECONDS: Final = 3.0
 """After so long the provider is asked about two states of one second: the answer must be of another one."""
 RECONCILED_DAYS: Final = 4.0
@@ -137,7 +134,7 @@ async def forget_customers(node: Node, job: ForgetCustomers) -> None:
 
 
 class Expiry:
-    """Ends what has ended, in its moment: on every node, because any of them may be the last one."""
+    """Ends what has ended, in its moment."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -145,25 +142,17 @@ class Expiry:
 
     async def run(self) -> None:
         """Look whose subscription changes by itself, for ever."""
-        while True:
-            try:
-                pause = await self._look()
-            except Refused:
-                pause = LOOK_SECONDS
-            await asyncio.sleep(pause)
+        pool = self._node.stores.pool
+        await in_their_moments(self._settle, lambda: subscriptions.next_due(pool))
 
-    async def _look(self) -> float:
-        """Let all stand as they do now; return the seconds to the next look."""
+    async def _settle(self) -> None:
+        """Let all stand as they do now."""
         node = self._node
         pool = node.stores.pool
         for user in await subscriptions.due(pool, time.time()):
             told = await subscriptions.settle(pool, user, now=now(), grace=grace_seconds(node))
             node.person_events.publish(told)
             self.ended += bool(told)
-        following = await subscriptions.next_due(pool)
-        if following is None:
-            return LOOK_SECONDS
-        return min(LOOK_SECONDS, max(0.05, following - time.time()))
 
 
 # What is repaired.

@@ -299,6 +299,7 @@ async def test_what_is_not_sold_any_more_is_not_renewed(
     ada = await two.guest()
     await back.buy(ada, "month")
     await until_sums(back, {"cards": 1500, "platform": -225, "earnings": -1275})
+    await until(lambda: two.pool.fetchval("select count(*) from passes where open and renews"))
     subscription = next(two.stand_in.ledger.all("subscription"))
     await two.pool.execute(f"update rooms set {change} where id = $1", back.room)
     for site in two.sites:

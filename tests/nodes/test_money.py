@@ -163,8 +163,9 @@ async def test_what_is_paid_counts_on_every_connection(till: Till) -> None:
         await until(lambda seat=seat: seat.told("room.departure"), SOON)  # type: ignore[misc]
         (left,) = seat.told("room.departure")
         assert (left["code"], left["pay"].endswith("/pay")) == ("subscription_ended", True)
-        offsets = [one["person_offset"] for one in seat.told("subscription.changed")]
-        assert offsets == [1, 2]
+        offsets = [one["person_offset"] for one in seat.heard if "person_offset" in one]
+        assert offsets == list(range(1, len(offsets) + 1))
+        assert len(seat.told("subscription.changed")) == 2
     for seat in others:
         assert [*seat.told("subscription.changed"), *seat.told("room.departure")] == []
     assert till.cluster.complaints() == []
