@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from protocol.comments import AddComment, CommentEntry
 from protocol.envelope import Epoch
-from protocol.feed import OpenFeed
+from protocol.feed import FeedVybe, OpenFeed
+from protocol.vybes import OpenVybe, PostVybe, Privacy, VybeKind
 from server.feed import missed
 from storage.postgres.pool import Pool
 from tests.hosting import hosting
@@ -176,6 +178,28 @@ async def test_what_redis_loses_is_counted(database_url: str, pool: Pool) -> Non
             vybe = await post(ada, "x")
             await heard(ben, "feed.pulse", offset=1, new=1)
             assert await feed(ben) == [vybe["id"]]
+
+
+async def test_the_python_client(nodes: Standing) -> None:
+    """Its commands are typed, and what a feed and an open vybe say comes out of it in order with everything else."""
+    client = await nodes.north.client("ada")
+    await client.call(OpenFeed())
+    new = PostVybe(
+        kind=VybeKind.GRATITUDE, privacy=Privacy.PUBLIC, text="from Python", key=f"{client.user.id}"
+    )
+    vybe = (await client.call(new)).vybe
+    opened = await client.call(OpenVybe(vybe=vybe.id))
+    assert (opened.vybe.text, opened.recent) == ("from Python", [])
+    comment = (await client.call(AddComment(vybe=vybe.id, text="and an answer", key=f"{vybe.id}"))).comment
+    expected = {"feed.vybe": vybe.id, "comment.entry": comment.id}
+    async with asyncio.timeout(PATIENCE):
+        async for event in client:
+            if isinstance(event, FeedVybe) and event.vybe.id == vybe.id:
+                del expected["feed.vybe"]
+            elif isinstance(event, CommentEntry):
+                assert event.comment.id == expected.pop("comment.entry")
+            if not expected:
+                break
 
 
 async def test_blocks(nodes: Standing) -> None:
