@@ -244,9 +244,9 @@ async def test_a_flood_behind_a_refusal(place: Gallery) -> None:
 class Hurried(HttpConnection):
     """The limits, in less time."""
 
-    BODY_SECONDS: ClassVar[float] = 0.3
-    HEAD_SECONDS: ClassVar[float] = 0.3
-    LOOK_SECONDS: ClassVar[float] = 0.2
+    BODY_SECONDS: ClassVar[float] = 0.6
+    HEAD_SECONDS: ClassVar[float] = 0.6
+    LOOK_SECONDS: ClassVar[float] = 0.3
 
 
 async def test_slow_and_dripped(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,10 +259,10 @@ async def test_slow_and_dripped(own: Settings, monkeypatch: pytest.MonkeyPatch) 
         upload = (await announced(ada, data)).json()["id"]
         reader, writer = await begin_raw(ada, upload, len(data))
         began = asyncio.get_running_loop().time()
-        step = len(data) // 12
+        step = len(data) // 40
         for at in range(0, len(data), step):
             writer.write(data[at : at + step])
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
         assert asyncio.get_running_loop().time() - began > 3 * Hurried.BODY_SECONDS
         assert status(await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)) == 200
         writer.close()
