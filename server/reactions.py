@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
-from uuid import UUID
 
 from msgspec import Struct
 
@@ -98,24 +97,25 @@ class ReactionWriter:
 
     async def _commit(self, batch: Sequence[Wanted]) -> Sequence[Outcome | Exception]:
         rooms = {RoomId(one.target.id) for one in batch}
+        wishes = [one.wish for one in batch]
         try:
-            settled = await reactions.settle(self._pool, [one.wish for one in batch])
+            settled = await reactions.settle(self._pool, wishes)
         except BaseException:
             self._presence.recount.soon(rooms)  # it may have been committed all the same
             raise
         self._person_events.publish(settled.told)
-        self._tell(batch, settled)
+        self._tell(batch, wishes, settled)
         counts = {room: self._counts(room, settled) for room in rooms}
         return [
             Outcome(changed, counts[RoomId(one.target.id)])
             for one, changed in zip(batch, settled.changed, strict=True)
         ]
 
-    def _tell(self, batch: Sequence[Wanted], settled: Settled) -> None:
-        people = {(one.target.id, one.wish.user): one.person for one in batch}
+    def _tell(self, batch: Sequence[Wanted], wishes: Sequence[Wish], settled: Settled) -> None:
+        people = {id(wish): one.person for one, wish in zip(batch, wishes, strict=True)}
         kinds = {one.target.id: one.target.kind for one in batch}
-        given = _newest(settled.given, people)
-        withdrawn = _newest(settled.withdrawn, people)
+        given = _newest(settled.given, people, len(kinds))
+        withdrawn = _newest(settled.withdrawn, people, len(kinds))
         for target, totals in settled.totals.items():
             if kinds[target] is TargetKind.COMMENT:
                 continue  # nobody is told of these: who lists comments sees them
@@ -137,14 +137,18 @@ class ReactionWriter:
 
 
 def _newest(
-    wishes: Sequence[Wish], people: Mapping[tuple[UUID, UserId], Person]
+    wishes: Sequence[Wish], people: Mapping[int, Person], targets: int
 ) -> defaultdict[RoomId, list[Reactor]]:
-    """Return the newest few of those who wished, by room."""
+    """Return the newest few of those who wished, by room; `people` are by the identity of their wish, in `targets` rooms."""
     newest: defaultdict[RoomId, list[Reactor]] = defaultdict(list)
+    full = 0
     for wish in reversed(wishes):
         room = newest[RoomId(wish.target.id)]
         if len(room) < NAMED:
-            room.insert(0, Reactor(person=people[wish.target.id, wish.user], reaction=wish.reaction))
+            room.insert(0, Reactor(person=people[id(wish)], reaction=wish.reaction))
+            full += len(room) == NAMED
+            if full == targets:
+                break
     return newest
 
 
