@@ -14,7 +14,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from protocol.envelope import Answer, Command, LineId, Person, PersonEvent, RoomRef, UserId
+from protocol.envelope import Answer, Command, LineId, Person, PersonEvent, RoomRef, UserId, VybeId
 
 
 class Friendship(StrEnum):
@@ -68,7 +68,8 @@ class PersonBlocked(Answer, tag="person.blocked"):
 
 
 class BlockPerson(Command[PersonBlocked], tag="person.block"):
-    """Block somebody: by their id; by the id that they are seen under in a `room` that you are in; or by a `line` there.
+    """Block somebody: by their id; by the id that they are seen under in a `room` that you are in, or with a `vybe`, as its author or
+    in its comments; or by a `line` in a room.
 
     Whoever is named by a pseudonym is blocked as the person that they are, and known to you as the pseudonym for ever. You are
     no friends any more, no request waits between you, and neither of you follows the other. Again it is the same answer.
@@ -77,6 +78,7 @@ class BlockPerson(Command[PersonBlocked], tag="person.block"):
     person: UserId | None = None
     room: RoomRef | None = None
     line: LineId | None = None
+    vybe: VybeId | None = None
 
 
 class PersonUnblocked(Answer, tag="person.unblocked"):
@@ -103,6 +105,7 @@ class MutePerson(Command[PersonMuted], tag="person.mute"):
     person: UserId | None = None
     room: RoomRef | None = None
     line: LineId | None = None
+    vybe: VybeId | None = None
 
 
 class PersonUnmuted(Answer, tag="person.unmuted"):

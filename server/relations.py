@@ -17,7 +17,7 @@ friendship ends. Who is blocked can't be blocked in turn before the block is gon
 
 Moderators look after everyone: they see everyone, and everyone sees them, whoever has blocked whom.
 
-**Through a pseudonym** somebody is blocked by a line of theirs, or as they are seen in a room, and the blocker learns nothing
+**Through a pseudonym** somebody is blocked by a line of theirs, or as they are seen in a room or with a vybe, and the blocker learns nothing
 of who it is: in their list, in their export and in what they are told the pseudonym stays what they know, and only by it the
 block is taken back. It holds for the person all the same, or it would be no protection. That can't be hidden altogether:
 whoever looks closely sees who else is not there any more from that moment on, in other rooms or among their friends, and may
@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.envelope import Person, RoomId, UserId
+from protocol.envelope import Person, RoomId, UserId, VybeId
 from protocol.refusals import ErrorCode, Refused
 from protocol.relations import (
     AcceptFriend,
@@ -62,7 +62,7 @@ from protocol.relations import (
 )
 from server.hub.dispatch import Call, handles
 from server.limits import check
-from storage import chat, relations
+from storage import chat, comments, relations
 from storage.identities import demand_proof
 from storage.redis.limits import Limit
 from storage.relations import Change
@@ -217,9 +217,11 @@ async def _named(call: Call, command: BlockPerson | MutePerson) -> tuple[UserId,
         raise Refused(
             ErrorCode.INVALID, "Name a person, or a line of theirs; one of the two.", path="$.person"
         )
+    if command.vybe is not None and (command.room is not None or command.person is None):
+        raise Refused(ErrorCode.INVALID, "Name a vybe with a person, and nothing else.", path="$.vybe")
     room = None if command.room is None else call.member_of(command.room)
     if command.person is not None:
-        user, face = await _person(call, command.person, room)
+        user, face = await _person(call, command.person, room, command.vybe)
     elif room is None or command.line is None:
         raise Refused(ErrorCode.INVALID, "Name the room of the line, too.", path="$.room")
     elif (found := await chat.said_by(call.node.stores.pool, room, command.line)) is None:
@@ -230,10 +232,17 @@ async def _named(call: Call, command: BlockPerson | MutePerson) -> tuple[UserId,
     return user, None if face is None or face.id == user else face
 
 
-async def _person(call: Call, named: UserId, room: RoomId | None) -> tuple[UserId, Person | None]:
-    """Return who is seen as `named`: in a room that may be a pseudonym, of somebody who is there or who has spoken there."""
-    if room is None:
-        return named, None
-    user = call.node.faces.who(room, named)
-    user = user or await chat.behind(call.node.stores.pool, room, named)
-    return (named, None) if user is None else (user, call.node.faces.pseudonym(room, user))
+async def _person(
+    call: Call, named: UserId, room: RoomId | None, vybe: VybeId | None
+) -> tuple[UserId, Person | None]:
+    """Return who is seen as `named`: that may be a pseudonym of somebody who is in a room or has spoken there, or who has written
+    a vybe or a comment of it. Nobody can guess a pseudonym that they have not seen.
+    """
+    pool, faces = call.node.stores.pool, call.node.faces
+    user = None
+    if vybe is not None:
+        room = RoomId(vybe)
+        user = await comments.behind(pool, vybe, named)
+    elif room is not None:
+        user = faces.who(room, named) or await chat.behind(pool, room, named)
+    return (named, None) if room is None or user is None else (user, faces.pseudonym(room, user))

@@ -126,6 +126,13 @@ left join comments c on c.id = k.line_id
 left join users u on u.id = c.author_id
 """
 
+BEHIND = """
+select author_id from vybes where id = $1 and pseudonym = $2
+union all
+select author_id from comments where vybe_id = $1 and pseudonym = $2
+limit 1
+"""
+
 BEFORE = f"""
 select {_COMMENT}
 from comments c join users u on u.id = c.author_id
@@ -264,6 +271,13 @@ async def add(pool: Pool, comments: Sequence[NewComment]) -> Batch:
         else:
             added.append(Added(comment=_comment(row), fresh=False))
     return Batch(added, told)
+
+
+async def behind(pool: Pool, vybe: VybeId, pseudonym: UserId) -> UserId | None:
+    """Return who has written a vybe, or a comment of it, under a pseudonym. None: nobody."""
+    async with answering(pool) as connection:
+        user: UserId | None = await connection.fetchval(BEHIND, vybe, pseudonym)
+    return user
 
 
 async def before(pool: Pool, vybe: VybeId, offset: int, viewer: UserId, limit: int) -> list[Comment]:

@@ -14,6 +14,7 @@ from tests.hosting import hosting, make_room
 from tests.http.conftest import Servers, servers
 from tests.leaving import town
 from tests.nodes.raw import Message
+from tests.posting import comment, post
 from tests.redis.valkeys import Valkey
 from tests.standing import Room, Standing, nodes, room
 from tests.stores import database_url, pool, postgres, valkey
@@ -357,6 +358,28 @@ async def test_through_a_pseudonym(nodes: Standing, room: Room) -> None:
     assert (await block(ada, room=str(room.id), person=mask["id"]))["person"] == mask, "who has left, too"
 
 
+async def test_by_what_somebody_has_written(nodes: Standing) -> None:
+    """Whoever is anonymous in the feed is blocked and muted by the pseudonym of a vybe or a comment, and by it comes back."""
+    ada, bo = await visit(nodes.north, "Ada"), await visit(nodes.south, "Bo")
+    own = await post(ada, "a quiet day")
+    vybe = await post(bo, "secret", "ANONYMOUS")
+    await nodes.pool.execute("update users set anonymous = true where id = $1", bo.person.id)
+    masked = await visit(nodes.south, bo.person)
+    boo = await comment(masked, own["id"], "boo")
+    assert len({str(bo.person.id), vybe["author"]["id"], boo["author"]["id"]}) == 3
+    for place, author in ((vybe["id"], vybe["author"]), (own["id"], boo["author"])):
+        for done, undone in (("person.block", "person.unblock"), ("person.mute", "person.unmute")):
+            for _ in range(2):
+                answer = await ada.call(done, vybe=place, person=author["id"])
+                assert answer["relation"]["person"] == author
+            hidden = await ada.call("comment.list", vybe=own["id"])
+            assert hidden["comments"] == []
+            await ada.call(undone, person=author["id"])
+            assert len((await ada.call("comment.list", vybe=own["id"]))["comments"]) == 1
+        assert (await ada.call("person.block", person=author["id"]))["code"] == "not_found"
+    assert str(bo.person.id) not in msgspec.json.encode(ada.heard).decode()
+
+
 async def test_naming_nobody(nodes: Standing, room: Room) -> None:
     """Neither nobody nor two can be named, a line only with its room, a room only when one is in it; a removed line names nobody."""
     ada, bo, _ = await three(nodes, room.id)
@@ -366,6 +389,8 @@ async def test_naming_nobody(nodes: Standing, room: Room) -> None:
         ({}, "invalid"),
         ({"line": line}, "invalid"),
         ({"line": line, "room": str(room.id), "person": str(bo.person.id)}, "invalid"),
+        ({"line": line, "vybe": str(UserId(room.id))}, "invalid"),
+        ({"person": str(bo.person.id), "room": str(room.id), "vybe": str(UserId(room.id))}, "invalid"),
         ({"line": line, "room": "elsewhere"}, "not_in_room"),
         ({"line": line, "room": str(room.id)}, "not_found"),
         ({"person": str(ada.person.id)}, "invalid"),
