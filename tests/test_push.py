@@ -35,8 +35,11 @@ from tests.waiting import until
 
 __all__ = ["servers"]  # fixtures
 
-WAIT = 0.2
-"""Seconds before a push."""
+WAIT = 0.4
+"""Seconds before a push: in them a device must have acknowledged, on a slow machine too."""
+MOMENT = 1.0
+"""Seconds in which an acknowledgement must have reached whoever is about to push, on a slow machine too."""
+PUSHING = "select exists (select from jobs where kind = 'notifications.push' and running)"
 
 
 @dataclass
@@ -66,6 +69,14 @@ class Place:
         self.node.person_events.publish(told)
         return thing.id
 
+    async def idle(self) -> float:
+        """Wait until nothing is being pushed; return a moment (monotonic) from which on something may be again."""
+        while True:
+            began = time.monotonic()
+            if not await self.pool.fetchval(PUSHING):
+                return began
+            await asyncio.sleep(0.005)
+
     async def settled(self) -> None:
         """Wait until nothing is left to be pushed."""
         await self.town.cleared("notifications.push")
@@ -94,8 +105,8 @@ class Place:
 class Device:
     """A phone. What is told live its app shows, and what is pushed the system, both under the id of the notification.
 
-    `live` are the ids that the app alerted to, in order. `doubtful` are those that it could not acknowledge before it was closed, or
-    that were being pushed just when it was opened: they may alert twice, in one place on the screen.
+    `live` are the ids that the app alerted to, in order. `doubtful` are those that it could not acknowledge before it was closed:
+    they may alert twice, in one place on the screen; so may those that were being pushed in the moment in which it was opened.
     """
 
     def __init__(self, place: Place, member: Member, phone: Phone) -> None:
@@ -104,6 +115,9 @@ class Device:
         self.phone = phone
         self.app: Visitor
         self.live: list[str] = []
+        self._began = 0.0
+        self._told: dict[str, tuple[float, float]] = {}
+        """When the app was opened that alerted to it, and when it did."""
         self.doubtful: set[str] = set()
         self.offset = 0
         self._unacknowledged: dict[int, str] = {}
@@ -116,7 +130,8 @@ class Device:
 
     async def open(self, site: int = 0, *, acknowledges: bool = True) -> None:
         """Open the app: it says where it stands, shows what is new, and acknowledges it."""
-        node, began = self.place.town.sites[site], time.monotonic()
+        node = self.place.town.sites[site]
+        self._began = await self.place.idle()
         self.app = Visitor()
         early: list[Message] = []
         hear: list[Callable[[Message], None]] = [early.append]
@@ -135,7 +150,6 @@ class Device:
         hear[0] = lambda message: self._hear(message, pushed, acknowledges=acknowledges)
         for message in early:
             hear[0](message)
-        self.doubtful |= {alert.data["id"] for alert, at in self.phone.alerts if at > began - 1.0}
 
     def _hear(self, message: Message, pushed: int, *, acknowledges: bool) -> None:
         self.app.heard.append(message)
@@ -144,6 +158,7 @@ class Device:
         self.offset = message["person_offset"]
         if message["type"] == "notification.notice" and self.offset > pushed:
             self.live.append(message["notification"]["id"])
+            self._told[self.live[-1]] = self._began, time.monotonic()
             self._unacknowledged[self.offset] = self.live[-1]
         if acknowledges:
             task = asyncio.create_task(self.acknowledge())
@@ -175,7 +190,11 @@ class Device:
         """The ids of those that its owner was alerted to; each once, unless it is doubtful."""
         for alerts in (self.live, self.pushed):
             assert len(alerts) == len(set(alerts))
-        assert set(self.live) & set(self.pushed) <= self.doubtful
+        for alert, at in self.phone.alerts:
+            if (told := self._told.get(alert.data["id"])) is not None and alert.data[
+                "id"
+            ] not in self.doubtful:
+                assert told[0] < at < told[1] + MOMENT
         return sorted({*self.live, *self.pushed})
 
 
@@ -338,7 +357,7 @@ async def test_what_nobody_in_particular_did_is_news_each_time(place: Place) -> 
     assert (notice["outcome"], notice["count"]) == ("payment_failed", 2)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_online_offline_and_flapping(place: Place, seed: int) -> None:
     """Whoever comes and goes at random is alerted to each notification exactly once, live or by a push, on each device."""
     choose = random.Random(seed)
@@ -398,12 +417,11 @@ async def test_quiet_hours_are_kept(place: Place) -> None:
     waiting = "select run_at - now() > interval '50 minutes' from jobs where kind = 'notifications.push' and not running"
     await until(lambda: place.pool.fetchval(waiting))
     assert ada.pushed == []
-    await ada.open()
+    await ada.open(acknowledges=False)
     await place.happen(ada.id)
     await until(lambda: len(ada.live) == 2)
     await ada.app.call("notification.read", upto=1)
     await ada.close()
-    await place.pool.execute("update push_devices set seen = 0 where user_id = $1", ada.id)
     await (await ada.member.come()).call("notification.settings", settings={})
     await place.settled()
     assert ada.pushed == ada.live[1:], "the one that was not read, and no later than one wants"
