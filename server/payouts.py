@@ -134,8 +134,10 @@ async def pay(node: Node, job: PayCreator) -> None:
 
 @takes("transfer")
 async def transfer_made(taking: Taking) -> None:
-    """Book a transfer that nobody was left to book; take back one that is not the payout's."""
+    """Book a transfer that nobody was left to book, and what an operator took back of one; take back one that is not the payout's."""
     transfer = taking.object(TransferObject)
+    if transfer.amount_reversed:
+        await payouts.reversed_by_hand(taking.connection, transfer.id, transfer.amount_reversed)
     payout = payouts.payout_of(transfer.transfer_group or "")
     if payout is not None and taking.event.type == "transfer.created":
         await payouts.found(taking.connection, *payout, Transfer(transfer.id, transfer.amount))

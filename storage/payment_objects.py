@@ -197,10 +197,11 @@ class AccountObject(Struct, frozen=True, kw_only=True):
 
 
 class TransferObject(Struct, frozen=True, kw_only=True):
-    """Money that was given to a creator. `amount` is in cents; the group is what it was made for."""
+    """Money that was given to a creator, and how much of it was taken back, in cents; the group is what it was made for."""
 
     id: str
     amount: int
+    amount_reversed: int = 0
     transfer_group: str | None = None
 
 

@@ -57,6 +57,16 @@ SET_PAYABLE = """
 update creators set payable = $2 where account = $1
 """
 
+OF_TRANSFER = """
+select payee_id from payouts where transfer = $1
+"""
+
+REVERSE = """
+update payouts p set reversed_cents = $2 from payouts before
+where p.transfer = $1 and before.payee_id = p.payee_id and before.period = p.period and before.reversed_cents < $2
+returning $2 - before.reversed_cents as cents
+"""
+
 UNREADY = """
 select account from creators where account is not null and not payable order by id
 """
@@ -372,6 +382,18 @@ async def found(connection: Connection, creator: UUID, period: str, transfer: Tr
         await book(connection, Booking(cause=f"corrected:{name}", kind="payout", entries=entries))
     entries = {_under_way(creator): transfer.cents, CARDS: -transfer.cents}
     await book(connection, Booking(cause=f"paid:{name}", kind="transfer", entries=entries))
+
+
+async def reversed_by_hand(connection: Connection, transfer: str, cents: int) -> None:
+    """Book that so many cents of a payout's transfer, in all, were taken back: the creator has them no more, so they are theirs again."""
+    creator = await connection.fetchval(OF_TRANSFER, transfer)
+    if creator is None:
+        return
+    await connection.fetchrow(LOCK_CREATOR, creator)
+    more = await connection.fetchval(REVERSE, transfer, cents)
+    if more is not None:
+        entries = {CARDS: more, earnings(creator): -more}
+        await book(connection, Booking(cause=f"reversed:{transfer}:{cents}", kind="payout", entries=entries))
 
 
 async def decline(pool: Pool, payout: Payout, reason: str) -> None:

@@ -247,6 +247,25 @@ async def test_what_is_not_at_hand_yet(back: Backstage) -> None:
     assert await back.sums() == {}
 
 
+async def test_what_is_taken_back_by_hand(back: Backstage) -> None:
+    """At the provider, in parts, told again and in the wrong order: it pays what a creator owes, or is theirs again."""
+    await onboard(back)
+    creator = await earn(back, 5000)
+    await paid(back)
+    (transfer,) = back.shop.stand_in.ledger.all("transfer")
+    entries = {"cards": -1000, earnings(creator): 1000}
+    async with back.shop.pool.acquire() as connection, connection.transaction():
+        await book(connection, Booking(cause="return:1", kind="return", entries=entries))
+    held = back.shop.hold()
+    for cents in (400, 600, 100):
+        back.shop.stand_in.connect.reverse(transfer, cents, {})
+    for event in (held[1], held[0], held[1]):
+        await back.shop.deliver([event], 1)
+    assert await back.sums() == {}
+    await back.shop.deliver([held[2]])
+    assert await back.sums() == {"cards": 100, "earnings": -100}
+
+
 async def test_what_an_operator_sees(back: Backstage) -> None:
     """Who can't be paid, what waits or was declined and why, what has failed for good, and what was paid; and it is tried again."""
     pool, node = back.shop.pool, back.shop.sites[0].node
