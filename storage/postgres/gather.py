@@ -228,7 +228,8 @@ class Gather(Generic[ItemT, ResultT]):
             await self._halve(batch, error)
         except BaseException:
             for entry in batch:
-                entry.waiter.cancel()
+                if not entry.waiter.done():
+                    entry.waiter.cancel()
             raise
         else:
             for entry, result in zip(batch, results, strict=True):

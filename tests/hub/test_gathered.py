@@ -61,6 +61,22 @@ async def test_gathered_and_refused() -> None:
 
 
 @at_once
+async def test_stopped_after_the_answer() -> None:
+    """When work is cancelled whose command has waited for too long, that is over already: it is not ended twice."""
+    desk = Desk()
+    doubling = Doubling(desk, within=0.05)
+    guest = desk.guest()
+    guest.say(cue(1))
+    await asyncio.sleep(0.09)
+    assert [error.code for error in guest.take()] == ["unavailable"]
+    assert doubling.gather._worker is not None
+    doubling.gather._worker.cancel()
+    await doubling.gather.drain()
+    assert desk.connection_of(guest).running == 0
+    await desk.dispatcher.settle()
+
+
+@at_once
 async def test_gathered_and_stopped() -> None:
     """When the work itself is cancelled nobody is answered, and nobody is waited for."""
     desk = Desk()
