@@ -7,7 +7,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
 
 from protocol.closing import CloseCode
 from protocol.codec import JSON, MSGPACK, Codec
@@ -209,6 +211,17 @@ def test_in_pieces() -> None:
     for start in range(0, len(data), 7):
         guest.feed(data[start : start + 7])
     assert [len(one) for one in messages(scene)] == [1, PIECE, 10 * PIECE] * 2
+
+
+def test_a_request_that_was_read_already() -> None:
+    """The request is handed over by whoever has read it; its answer goes out at once, and what comes as data are frames."""
+    scene = Scene()
+    stranger = scene.stranger()
+    headers = Headers(stranger.client.connect().headers.raw_items())
+    stranger.connection.request(Request("/ws", headers))
+    assert stranger.transport.written[0].startswith(b"HTTP/1.1 101 ")
+    stranger.connection.data_received(b"\x81\x81\0\0\0\0a")
+    assert messages(scene) == [b"a"]
 
 
 # Reading less.
