@@ -302,6 +302,8 @@ class Visitor(asyncio.Protocol):
                 return
             begins = message.offset - message.new
         else:
+            if isinstance(message, FeedRemoval) and last is not None and message.offset <= last:
+                return  # it was counted
             house.counts["changes told"] += 1
             begins = message.offset - 1
             if isinstance(message, FeedVybe):

@@ -75,7 +75,7 @@ class FeedVybe(Event, tag="feed.vybe"):
 
 
 class FeedRemoval(Event, tag="feed.removal"):
-    """A vybe for everyone is gone: forget it."""
+    """A vybe for everyone is gone: forget it, and what passes it on. A `feed.pulse` before this may have counted it."""
 
     offset: Offset
     vybe: VybeId

@@ -192,7 +192,7 @@ class Feed:
     def tell(self, events: Iterable[FeedVybe | FeedRemoval]) -> None:
         """Tell all open feeds, here and on other nodes, of committed changes."""
         for event in events:
-            packet = Packet(Kind.PULSE, event.offset, JSON.encode(event), MSGPACK.encode(event))
+            packet, _ = _encoded(event)
             self._broker.publish(CHANNEL, packet)
             self._take(packet)
 
@@ -222,6 +222,7 @@ class Feed:
             self._count(_counted.decode(packet.json))
         elif self._live and packet.offset > self._told:
             event = _changes.decode(packet.json)  # once for all who have it open
+            self._supersede(event)
             self._news[packet.offset] = packet, event
             self._last = max(self._last, packet.offset)
             if isinstance(event, FeedVybe):
@@ -230,6 +231,14 @@ class Feed:
                 self._shown.pop(event.vybe, None)
                 self._totals.pop(event.vybe, None)
             self._stir()
+
+    def _supersede(self, event: FeedVybe | FeedRemoval) -> None:
+        """Let what waits to be told of a vybe be what it has become: what was taken back is not told any more."""
+        if isinstance(event, FeedVybe) and event.vybe.edited_at is None:
+            return  # it is new
+        for offset, (_, before) in self._news.items():
+            if isinstance(before, FeedVybe) and (now := _become(before, event)) is not None:
+                self._news[offset] = _encoded(now)
 
     def _count(self, counted: _Counted) -> None:
         shown = self._shown.get(counted.vybe)
@@ -268,16 +277,16 @@ class Feed:
         new = self._last - self._told
         whole = len(self._news) == new <= TOLD_WHOLE
         told = [self._news[offset] for offset in sorted(self._news)]
-        if not whole:  # what is gone is told all the same: it may be on somebody's screen
-            told = [(packet, event) for packet, event in told if isinstance(event, FeedRemoval)]
         totals = [one for one in self._totals.values() if one.reactions or one.comments is not None]
         self._news.clear()
         self._totals.clear()
         self._told = self._last
-        news: list[tuple[Packet, _Told]] = [*told]
+        news: list[tuple[Packet, _Told]] = [*told] if whole else []
         if not whole or totals:
             pulse = FeedPulse(offset=self._told, new=0 if whole else new, totals=totals)
             news.append((_packet(pulse), pulse))
+        if not whole:  # what is gone is counted, and told all the same: it may be on somebody's screen
+            news += [(packet, event) for packet, event in told if isinstance(event, FeedRemoval)]
         if news:
             self._pulsed_at = now
             self.pulses += 1
@@ -399,6 +408,25 @@ def _sees(session: Session, vybe: Vybe) -> bool:
 def _hears(session: Session, author: Person, vybe: VybeId) -> bool:
     """Say whether somebody hears of what is posted as `author`; by a mute nobody learns who is behind a pseudonym."""
     return author.id not in session.muted and not session.hides(author, RoomId(vybe))
+
+
+def _become(before: FeedVybe, event: FeedVybe | FeedRemoval) -> FeedVybe | FeedRemoval | None:
+    """Return what is told in place of a vybe, or of one that passes it on, after another change of it; None: it is as it was."""
+    vybe, shared, offset = before.vybe, before.vybe.shared, before.offset
+    if isinstance(event, FeedRemoval):
+        gone = event.vybe in (vybe.id, shared and shared.id)
+        return FeedRemoval(offset=offset, vybe=vybe.id) if gone else None
+    if event.vybe.id == vybe.id:
+        return replace(event, offset=offset)
+    if shared is not None and event.vybe.id == shared.id:
+        newer = replace(shared, text=event.vybe.text, edited_at=event.vybe.edited_at)
+        return FeedVybe(offset=offset, vybe=replace(vybe, shared=newer))
+    return None
+
+
+def _encoded(event: FeedVybe | FeedRemoval) -> tuple[Packet, FeedVybe | FeedRemoval]:
+    """Encode a change once, for all."""
+    return Packet(Kind.PULSE, event.offset, JSON.encode(event), MSGPACK.encode(event)), event
 
 
 def _packet(event: Event) -> Packet:

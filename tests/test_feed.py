@@ -12,7 +12,7 @@ from server.feed import missed
 from storage.postgres.pool import Pool
 from tests.hosting import hosting
 from tests.nodes.raw import Message
-from tests.posting import BLOCK, comment, feed, heard, post, react, several, who
+from tests.posting import BLOCK, comment, feed, heard, post, react, several, share, who
 from tests.redis.valkeys import Valkey
 from tests.standing import Standing
 from tests.visitors import PATIENCE, Visitor, visit
@@ -162,6 +162,32 @@ async def test_a_busy_feed_is_counted(database_url: str, pool: Pool) -> None:
                 whole = [one["vybe"]["id"] for one in told(reader) if one["type"] == "feed.vybe"]
                 assert len(whole) == len(set(whole)) < 200
             assert len(await feed(readers[0])) == 50
+
+
+async def test_what_is_taken_back_is_not_told(database_url: str, valkey: Valkey, pool: Pool) -> None:
+    """What was removed or edited before the next pulse is told as what it has become, whether it is told or counted."""
+    async with hosting(database_url, valkey.url, pool, feed_pulse_seconds=2.0) as host:
+        ada, reader = await several(host, "ada", "reader")
+        await reader.call("feed.open")
+        first = await post(ada, "told at once")
+        await heard(reader, "feed.vybe", vybe=as_told(first))
+        gone = await post(ada, "regretted words")
+        passed_on = await share(reader, gone["id"])
+        await ada.call("vybe.remove", vybe=gone["id"])
+        await until(lambda: accounted(reader, 0) == 4, PATIENCE)
+        edited = await post(ada, "regretted, too")
+        await share(reader, edited["id"])
+        await ada.call("vybe.edit", vybe=edited["id"], text="better words")
+        await until(lambda: accounted(reader, 0) == 7, PATIENCE)
+        for number in range(6):
+            await post(ada, f"many words {number}")
+        await ada.call("vybe.remove", vybe=first["id"])
+        await heard(reader, "feed.removal", vybe=first["id"])
+        assert accounted(reader, 0) == 14
+        removals = {one["vybe"] for one in told(reader) if one["type"] == "feed.removal"}
+        assert removals == {gone["id"], passed_on["id"], first["id"]}
+        assert "regretted" not in repr(reader.heard)
+        assert repr(reader.heard).count("better words") == 3
 
 
 async def test_what_redis_loses_is_counted(database_url: str, pool: Pool) -> None:
