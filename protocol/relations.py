@@ -100,7 +100,7 @@ class PersonMuted(Answer, tag="person.muted"):
 
 
 class MutePerson(Command[PersonMuted], tag="person.mute"):
-    """Mute somebody, who is named as in `person.block`."""
+    """Mute somebody, who is named as in `person.block`, and under that name: by a mute nobody learns who is behind a pseudonym."""
 
     person: UserId | None = None
     room: RoomRef | None = None

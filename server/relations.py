@@ -25,7 +25,8 @@ guess. It costs them a block each time, of which there are few (`CHANGES`), and 
 
 What a connection does not see is a veil (`server.hub.veil`) over each of its rooms, made of its live session: who is hidden is
 read at hello in the statement that reads everything else, and again when word of a block reaches the node, or by the next
-sweep where that is lost. A mute is half a veil: lines alone, one way.
+sweep where that is lost. A mute is half a veil: lines alone, one way, and of the name that it was given to. It costs nothing and is
+taken back at will, so if it held for the person one would learn by it who is behind every pseudonym.
 """
 
 from __future__ import annotations

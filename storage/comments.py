@@ -138,7 +138,10 @@ select {_COMMENT}
 from comments c join users u on u.id = c.author_id
 where c.vybe_id = $1 and c."offset" < $2
   and not exists (select from hidden_pairs h where h.user_id = $3 and h.other_id = c.author_id)
-  and not exists (select from mutes m where m.muter_id = $3 and m.muted_id = c.author_id)
+  and not exists (
+      select from mutes m
+      where m.muter_id = $3 and m.muted_id = c.author_id and coalesce(m.known_as, m.muted_id) = coalesce(c.pseudonym, c.author_id)
+  )
 order by c."offset" desc limit $4
 """
 

@@ -38,7 +38,7 @@ select s.id, s.user_id, u.name, u.avatar, u.role::text, u.anonymous,
        coalesce(p.last, 0) as person_last, {STANDING},
        array(select distinct room_id from passes where user_id = u.id and open) as passes, {UNREAD_OF}, d.pushed,
        array(select other_id from hidden_pairs where user_id = u.id) as hidden,
-       array(select muted_id from mutes where muter_id = u.id) as muted
+       array(select coalesce(known_as, muted_id) from mutes where muter_id = u.id) as muted
 from sessions s join users u on u.id = s.user_id
 left join person_positions p on p.user_id = u.id
 left join subscriptions sub on sub.user_id = u.id

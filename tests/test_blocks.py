@@ -372,8 +372,8 @@ async def test_by_what_somebody_has_written(nodes: Standing) -> None:
             for _ in range(2):
                 answer = await ada.call(done, vybe=place, person=author["id"])
                 assert answer["relation"]["person"] == author
-            hidden = await ada.call("comment.list", vybe=own["id"])
-            assert hidden["comments"] == []
+            heard = (await ada.call("comment.list", vybe=own["id"]))["comments"]
+            assert len(heard) == (done == "person.mute" and author != boo["author"]), "a mute is of a name"
             await ada.call(undone, person=author["id"])
             assert len((await ada.call("comment.list", vybe=own["id"]))["comments"]) == 1
         assert (await ada.call("person.block", person=author["id"]))["code"] == "not_found"
@@ -415,6 +415,28 @@ async def test_mutes(nodes: Standing, room: Room) -> None:
     assert (await ada.call("person.get", person=str(bo.person.id)))["relation"]["muted"]
     await ada.call("person.unmute", person=str(bo.person.id))
     assert await last_lines(ada, room.id, 2) == [("Bo", "la la la"), ("Ada", "peace")]
+
+
+async def test_a_mute_tells_nobody_who_is_behind_a_pseudonym(nodes: Standing, room: Room) -> None:
+    """Whoever was muted under their name is heard under their pseudonym, and the other way round; both names can be muted."""
+    ada, bo = await visit(nodes.north, "Ada", room.id), await visit(nodes.south, "Bo", room.id)
+    await bo.say(room.id, "as Bo")
+    await bo.call("person.anonymous", on=True)
+    mask = (await bo.say(room.id, "as nobody"))["line"]["author"]
+    assert mask["id"] != str(bo.person.id)
+    name = {"person": str(bo.person.id)}
+    both = [("Bo", "as Bo"), (mask["name"], "as nobody")]
+    unheard = ("", "")
+    await ada.call("person.mute", **name)
+    assert await last_lines(ada, room.id, 2) == [unheard, both[1]]
+    await bo.say(room.id, "live")
+    await ada.hear(3)
+    assert [line["line"]["text"] for line in ada.heard if line["type"] == "chat.line"][-1] == "live"
+    await ada.call("person.mute", room=str(room.id), person=mask["id"])
+    assert await last_lines(ada, room.id, 3) == [unheard] * 3
+    assert len((await ada.call("relation.list", kind="MUTED"))["relations"]) == 2
+    await ada.call("person.unmute", **name)
+    assert (await last_lines(ada, room.id, 3))[:2] == [both[0], unheard]
 
 
 async def test_moderators(nodes: Standing, room: Room) -> None:

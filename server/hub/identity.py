@@ -70,7 +70,7 @@ class Session:
         self.hidden = hidden
         """Who is not there for this person, nor this person for them."""
         self.muted = muted
-        """Whom this person does not want to hear."""
+        """Whom this person does not want to hear, by the names that they were muted under: a mute tells nobody who is behind one."""
         self.anonymous = anonymous
         self.masks = masks
         self.faces: dict[RoomId, Person] = {}
@@ -97,7 +97,7 @@ class Session:
         if not (self.hidden or self.muted):
             return None
         hidden = self._as_seen(room, self.hidden)
-        return Veil(hidden, hidden | self._as_seen(room, self.muted))
+        return Veil(hidden, hidden | self.muted)
 
     def _as_seen(self, room: RoomId, users: frozenset[UserId]) -> frozenset[UserId]:
         """Return people by all that others may see of them in a room."""
