@@ -10,8 +10,9 @@ Other domains join on two views, both ways round in either of them, and in their
   ``and not exists (select from hidden_pairs where user_id = $1 and other_id = x.author_id)``. Moderators are in no pair.
 - ``friend_pairs (user_id, friend_id)``: ``exists (select from friend_pairs where user_id = $1 and friend_id = x.author_id)``.
 
-Where rows are already here, `hidden_from` and `mutes_of` say it of many people in one statement. Of somebody who is anonymous
-these know who it is, so neither what they say nor the difference that it makes may name them.
+Where rows are already here, `hidden_from` says it of many people in one statement. Of somebody who is anonymous it knows who it is,
+so neither what it says nor the difference that it makes may name them. A mute is of a name: ``coalesce(known_as, muted_id)`` is whose
+lines are not heard, so that it tells nobody who is behind a pseudonym.
 """
 
 from __future__ import annotations
@@ -119,10 +120,6 @@ delete from follows where (follower_id, creator_id) in (($1, $2), ($2, $1))
 
 HIDDEN_FROM = """
 select user_id, array_agg(other_id) as others from hidden_pairs where user_id = any($1::uuid[]) group by user_id
-"""
-
-MUTES_OF = """
-select muter_id, array_agg(muted_id) as others from mutes where muter_id = any($1::uuid[]) group by muter_id
 """
 
 LISTED = f"""
@@ -389,14 +386,6 @@ async def hidden_from(pool: Pool, users: Sequence[UserId]) -> dict[UserId, set[U
     async with answering(pool) as connection:
         rows = await connection.fetch(HIDDEN_FROM, users)
     found = {row["user_id"]: set(row["others"]) for row in rows}
-    return {user: found.get(user, set()) for user in users}
-
-
-async def mutes_of(pool: Pool, users: Sequence[UserId]) -> dict[UserId, set[UserId]]:
-    """Return for each person whom they have muted."""
-    async with answering(pool) as connection:
-        rows = await connection.fetch(MUTES_OF, users)
-    found = {row["muter_id"]: set(row["others"]) for row in rows}
     return {user: found.get(user, set()) for user in users}
 
 
