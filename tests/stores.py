@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import asyncpg
 import pytest
@@ -31,9 +33,23 @@ where d.datname = current_database()
   and query !~* 'min\((changes|ends)_at\)|from (passes|subscriptions) where (open and ends|changes)_at <='
 """
 
+_LEFT = """
+select datname from (select oid, datname from pg_database where datname ~ '^test_' order by oid desc offset 20) old
+where not exists (select from pg_stat_activity a where a.datid = old.oid)
+"""
+"""Thousands of databases don't fit into memory. The newest stay: a node that is started anew finds its own."""
+
 _BLOCKED = """
 select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
 """
+
+
+class Server(Protocol):
+    """A running Postgres that has a database called template."""
+
+    def dsn(self, database: str) -> str:
+        """Return the address of a database."""
+        ...
 
 
 @pytest.fixture(scope="session")
@@ -54,15 +70,23 @@ async def postgres() -> AsyncIterator[EmbeddedPostgres]:
         shutil.rmtree(folder)
 
 
-async def make_database(postgres: EmbeddedPostgres) -> str:
-    """Make a database with the schema and nothing else; return its address."""
+async def name_database(postgres: Server) -> str:
+    """Make a database with the schema and nothing else, in place of an old one that nobody uses; return its name."""
     name = f"test_{next(_NUMBERS)}"
     connection = await asyncpg.connect(postgres.dsn("postgres"))
     try:
         await connection.execute(f"create database {name} template template strategy file_copy")
+        for row in await connection.fetch(_LEFT):
+            with contextlib.suppress(asyncpg.ObjectInUseError):
+                await connection.execute(f"drop database {row['datname']}")
     finally:
         await connection.close()
-    return postgres.dsn(name)
+    return name
+
+
+async def make_database(postgres: Server) -> str:
+    """Make a database with the schema and nothing else; return its address."""
+    return postgres.dsn(await name_database(postgres))
 
 
 @pytest.fixture

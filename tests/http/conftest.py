@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from server.process.environment import load
@@ -21,6 +20,7 @@ from storage.postgres.migrations import migrate
 from storage.redis.embedded import EmbeddedValkey
 from tests.http.serving import Site, new_key, serving
 from tests.http.world import World, a_world
+from tests.stores import make_database
 
 _NUMBERS = itertools.count(1)
 
@@ -35,16 +35,10 @@ class Servers:
 
     async def settings(self, **variables: str) -> Settings:
         """Make a new database, and return settings that use it."""
-        name = f"http_{next(_NUMBERS)}"
-        connection = await asyncpg.connect(self.postgres.dsn("postgres"))
-        try:
-            await connection.execute(f"create database {name} template http_template strategy file_copy")
-        finally:
-            await connection.close()
         environment = {
-            "DATABASE_URL": self.postgres.dsn(name),
+            "DATABASE_URL": await make_database(self.postgres),
             "REDIS_URL": self.valkey.url(),
-            "LOOPROOMS_DATA_DIR": str(self.folder / name),
+            "LOOPROOMS_DATA_DIR": str(self.folder / str(next(_NUMBERS))),
             "LOOPROOMS_SIGNING_KEYS": new_key("a"),
             "LOOPROOMS_SEALING_KEYS": new_key("a"),
             "LOOPROOMS_LIMITS_FACTOR": "1000",  # all tests come from one address
@@ -71,10 +65,8 @@ async def servers() -> AsyncIterator[Servers]:
     await postgres.start()
     await valkey.start()
     try:
-        connection = await asyncpg.connect(postgres.dsn("postgres"))
-        await connection.execute("create database http_template")
-        await connection.close()
-        await migrate(postgres.dsn("http_template"))
+        await postgres.create_database("template")
+        await migrate(postgres.dsn("template"))
         yield Servers(postgres, valkey, folder)
     finally:
         await valkey.stop()

@@ -63,7 +63,7 @@ async def test_wrong_and_unknown_are_the_same(site: Site, monkeypatch: pytest.Mo
     connections = [await site.node.stores.pool.acquire() for _ in range(site.node.stores.pool.get_max_size())]
     for connection in connections:
         connection.add_query_logger(
-            lambda query: statements.append(query.query) if "identities" in query.query else None
+            lambda query: statements.append(query.query) if "password_hash" in query.query else None
         )
     for connection in connections:
         await site.node.stores.pool.release(connection)

@@ -29,12 +29,11 @@ from storage.postgres.embedded import SETTINGS, EmbeddedPostgres
 from storage.postgres.migrations import migrate
 from tests.hosting import SIGNING_KEY, make_room
 from tests.redis.valkeys import Valkey
-from tests.stores import SEALING_KEY
+from tests.stores import SEALING_KEY, name_database
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 20.0
-_DATABASES = itertools.count(1)
 
 _STORED = """
 select l."offset", k.key
@@ -367,12 +366,7 @@ async def memory() -> AsyncIterator[Memory]:
 @contextlib.asynccontextmanager
 async def cluster(postgres: Memory) -> AsyncIterator[Cluster]:
     """Give a fresh database and an empty Valkey, and end every node in the end."""
-    database = f"nodes_{next(_DATABASES)}"
-    connection = await asyncpg.connect(postgres.dsn())
-    try:
-        await connection.execute(f"create database {database} template template strategy file_copy")
-    finally:
-        await connection.close()
+    database = await name_database(postgres)
     folder = _folder()
     try:
         with Valkey("--maxmemory-policy", "noeviction", "--enable-debug-command", "yes") as valkey:
