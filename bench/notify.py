@@ -1,6 +1,6 @@
 """Notify: things happen to people all the time: how soon does each of their devices know, and does each know everything once?
 
-Everyone is connected with some devices. What happens is real: people ask one another to be friends (`one`), or a host whom everyone
+Everyone is connected with some devices. What happens is real: people comment what others have posted (`one`), or a host whom everyone
 follows takes a looproom live, again and again (`all`), which is told by a job in batches. An arrival is timed from the moment
 at which its cause was due to each device of whoever it happened to; beside it stands the answer, which means that it is
 committed. What is lost or comes twice is seen by the offsets of each person's events, on each device.
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
+from uuid import uuid4
 
 import msgspec
 from msgspec import Meta
@@ -28,12 +29,14 @@ from bench.roomlog import Unexpected
 from bench.team import employed, paced, until_true
 from bench.tongue import Seat
 from bench.visitor import House, Visitor
+from protocol.comments import AddComment, CommentAdded
 from protocol.contract import AnyReply
-from protocol.envelope import Event, PersonEvent, UserId
+from protocol.envelope import Event, PersonEvent, UserId, VybeId
 from protocol.notifications import Notice, NotificationKind
-from protocol.relations import FollowCreator, FriendRequested, RemoveFriend, RequestFriend
+from protocol.relations import FollowCreator
 from protocol.rooms import RoomSwitched, SwitchRoom
 from protocol.session import Welcome
+from protocol.vybes import PostVybe, Privacy, VybeKind
 
 _TELL_SECONDS = 10.0
 _AT_ONCE = 64
@@ -50,10 +53,10 @@ class Question(msgspec.Struct, kw_only=True):
     people: Annotated[int, Meta(description="People to whom things happen.")] = 500
     devices: Annotated[int, Meta(description="Connections of each of them.")] = 2
     to: Annotated[
-        Literal["one", "all"], Meta(description="Requests from one to another, or a host who goes live.")
+        Literal["one", "all"], Meta(description="Comments for one person each, or a host who goes live.")
     ] = "one"
     rate: Annotated[
-        float, Meta(description="Requests a second; or times a second that the host goes live.")
+        float, Meta(description="Comments a second; or times a second that the host goes live.")
     ] = 100.0
     seconds: Annotated[float, Meta(description="Length of the measured span.")] = 10.0
     warmup: Annotated[float, Meta(description="Seconds of the same load before it.")] = 2.0
@@ -64,8 +67,10 @@ class Causes:
     """What has been caused by a process and is to be told: when it was due, by whom it is seen to be of."""
 
     def __init__(self) -> None:
-        self.asked: dict[tuple[UserId, UserId], int] = {}
-        """By who is asked and who asks."""
+        self.vybes: list[VybeId] = []
+        """What is commented, each of them once: so no two comments are one notification."""
+        self.commented: dict[tuple[UserId, UserId], int] = {}
+        """By whose vybe it is and who comments it."""
         self.aired: list[int] = []
         """Each time that the host went live."""
         self.expected: Counter[UserId] = Counter()
@@ -112,7 +117,7 @@ class Device(Visitor):
             aired = self._causes.aired
             return aired[self.notices] if self.notices < len(aired) else None
         assert self.person is not None
-        return None if told.actor is None else self._causes.asked.get((self.person, told.actor.id))
+        return None if told.actor is None else self._causes.commented.get((self.person, told.actor.id))
 
 
 class Notified(Party):
@@ -137,24 +142,30 @@ class Notified(Party):
         return [visitor for visitor in self.visitors if isinstance(visitor, Device)]
 
     def _pair(self, people: list[tuple[UserId, Visitor]], number: int) -> tuple[UserId, Visitor, UserId]:
-        """Return who asks whom: nobody is asked twice by the same, nor asks whoever has asked them."""
+        """Return who comments what of whom: nobody comments the same person twice, nor themselves."""
         turn, place = divmod(number, len(people))
         user, visitor = people[place]
         return user, visitor, people[(place + turn + 1) % len(people)][0]
 
     async def prepare(self, count: int) -> None:
-        """Take back what an earlier run has asked. Raises `Unexpected` when there are too few people to ask so many."""
+        """Post what is to be commented. Raises `Unexpected` when there are too few people for so many comments."""
         people = self._people()
-        if count > len(people) * ((len(people) - 1) // 2):
-            raise Unexpected(f"{len(people)} people can't ask one another {count:,} times; take more of them")
+        if count > len(people) * (len(people) - 1):
+            raise Unexpected(
+                f"{len(people)} people can't comment one another's vybes {count:,} times; take more of them"
+            )
+        firsts = dict(people)
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def withdraw(number: int) -> None:
-            _, visitor, other = self._pair(people, number)
+        async def post(number: int) -> VybeId:
+            _, _, other = self._pair(people, number)
             async with gate:
-                await visitor.call(RemoveFriend(other))
+                posted = await firsts[other].call(
+                    PostVybe(VybeKind.GRATITUDE, Privacy.PUBLIC, "thank you for this hour", uuid4().hex)
+                )
+            return posted.vybe.id
 
-        await asyncio.gather(*(withdraw(number) for number in range(count)))
+        self.causes.vybes = await asyncio.gather(*(post(number) for number in range(count)))
 
     async def follow(self, host: str, room: str) -> None:
         """Bring the host in, whom everyone follows from here on."""
@@ -172,24 +183,24 @@ class Notified(Party):
     async def run(self, rate: float, start: int, measure_from: int, until: int) -> int:
         """Cause things from `start` on; return how many."""
         self.house.window = (measure_from, until)
-        act = self._asks() if self._host is None else self._airs
+        act = self._comments() if self._host is None else self._airs
         sent = await paced(rate, start, until, act, self.house.times["sent late"])
         await self.answered()
         return sent
 
-    def _asks(self) -> Act:
+    def _comments(self) -> Act:
         people, causes = self._people(), self.causes
 
-        def ask(number: int, due: int) -> None:
+        def comment(number: int, due: int) -> None:
             user, visitor, other = self._pair(people, number)
-            causes.asked[other, user] = due
+            causes.commented[other, user] = due
 
             def done(answer: AnyReply | None) -> None:
-                causes.expected[other] += isinstance(answer, FriendRequested)
+                causes.expected[other] += isinstance(answer, CommentAdded)
 
-            visitor.send(RequestFriend(other), due, done)
+            visitor.send(AddComment(causes.vybes[number], "thank you", uuid4().hex), due, done)
 
-        return ask
+        return comment
 
     def _airs(self, number: int, due: int) -> None:  # noqa: ARG002 - which time it is does not matter
         """Let the host be off the air, then on it: each time is an occasion of its own."""
@@ -269,7 +280,7 @@ def result(
     )
     used = usage(readings[0], readings[-1])
     counts, times = tally.counts, tally.times
-    command = "friend.request" if question.to == "one" else "room.live"
+    command = "comment.add" if question.to == "one" else "room.live"
     arrivals = times.get("arrival", {})
     delivered = sum(arrivals.values())
     found.figures = [
