@@ -93,7 +93,7 @@ RUNS: Final[Mapping[str, Run]] = {
         compare.Question(members=9000, rates="5", only="the floor", ours=False), site, turns
     ),
     "peers-rooms": lambda site, turns: compare.ask(
-        compare.Question(members=100, rooms=100, rates="20,50", authors=2, only=SOCKET_IO), site, turns
+        compare.Question(members=100, rooms=100, rates="20,50,100", authors=2, only=SOCKET_IO), site, turns
     ),
     "growth": lambda site, turns: growth.ask(growth.Question(), site, turns),
 }
