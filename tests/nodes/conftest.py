@@ -22,11 +22,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run the fault tests one after the other, and beside them, where there are two workers, those that mostly wait.
 
-    What measures how long something takes has the machine to itself, but for tests that leave it alone.
+    What measures how long something takes has the machine to itself, but for tests that leave it alone. What mixes all faults is a
+    command of its own (`make cocktail`), which says for how long.
     """
+    if not config.getoption("--cocktail-seconds", default=0):
+        items[:] = [item for item in items if item.get_closest_marker("takes_time") is None]
     for item in items:
         if item.get_closest_marker("nodes") is not None:
             patient = item.get_closest_marker("patient") is not None

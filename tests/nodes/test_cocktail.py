@@ -128,11 +128,10 @@ class Cocktail:
             await self._pause(0.5)
 
 
+@pytest.mark.takes_time
 async def test_everything_at_random(cluster: Cluster, seed: int, request: pytest.FixtureRequest) -> None:
     """Whatever happens in whatever order, the history is one, and presence is right in the end."""
     seconds: int = request.config.getoption("--cocktail-seconds")
-    if not seconds:
-        pytest.skip("give it time: --cocktail-seconds 600")
     nodes = await cluster.start(NODES, presence_lease_seconds=5)
     async with under_load(cluster, nodes, seed, readers=12, restless=8, writers=5, members=4) as traffic:
         await Cocktail(cluster, traffic, random.Random(seed)).pour(seconds)
